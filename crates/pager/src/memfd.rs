@@ -1,0 +1,80 @@
+//! The memfd that backs one space on one host. A page's place in it is its address.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use client::{PAGE_BYTES, SPACE_END};
+
+/// A sparse file in memory, as long as the address space below [`SPACE_END`].
+#[derive(Debug)]
+pub struct Memfd {
+    fd: OwnedFd,
+}
+
+impl Memfd {
+    /// Makes one; it takes no memory until pages are mapped.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2) and ftruncate(2).
+    pub fn new() -> io::Result<Self> {
+        const NAME: &CStr = c"megalith";
+        // SAFETY: a constant string and no pointers kept.
+        let fd = unsafe { libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and is nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: plain call on our descriptor.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), SPACE_END as i64) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { fd })
+    }
+
+    /// Reads whole pages from `address` on into `bytes`.
+    ///
+    /// # Panics
+    /// When the file is shorter than asked: it never is.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = &mut bytes[done..];
+            // SAFETY: the buffer is ours, writable, and as long as we say.
+            let n = unsafe {
+                libc::pread(
+                    self.fd.as_raw_fd(),
+                    rest.as_mut_ptr().cast(),
+                    rest.len(),
+                    (address + done as u64) as i64,
+                )
+            };
+            assert!(n > 0, "pread of the space at {address:#x}: {}", io::Error::last_os_error());
+            done += n as usize;
+        }
+    }
+
+    /// Takes pages away from every client and gives their memory back.
+    ///
+    /// # Panics
+    /// When the kernel refuses what it has no reason to refuse.
+    pub fn punch(&self, address: u64, pages: u64) {
+        // SAFETY: plain call on our descriptor.
+        let result = unsafe {
+            libc::fallocate(
+                self.fd.as_raw_fd(),
+                libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+                address as i64,
+                (pages * PAGE_BYTES) as i64,
+            )
+        };
+        assert!(result == 0, "punching {address:#x}: {}", io::Error::last_os_error());
+    }
+}
+
+impl AsFd for Memfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,429 @@
+//! All pages of a host's part of one machine: the mechanism, under the machine's one lock.
+//!
+//! Nothing here knows the protocol. Who may hold what is decided by `coherence`; this module makes it so.
+//!
+//! Invariants:
+//! - a page that is `Mapped` or `Evicting` is in its space's memfd, and one page of the budget is taken for it;
+//! - a page that is `Stowed` is not in the memfd; the slab's spans are taken from the budget;
+//! - a `wanted` page that is not yet here has one page of the budget taken for it;
+//! - what a client can write, no other host can read: `protect` comes before `take`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use coherence::PageId;
+use rustc_hash::FxHashMap;
+
+use crate::budget::Budget;
+use crate::ids::{SpaceId, address, offset};
+use crate::packed::{PAGE, Packed, Packer, Packing};
+use crate::slab::Slab;
+use crate::space::{Backings, SpaceMemory};
+use crate::table::{Entry, Place, Table};
+use crate::uffd::{Mapped, Uffd};
+
+/// How often a mapping call is tried again while the client's address space changes.
+const AGAIN_MAX: u32 = 10_000;
+
+struct Space {
+    memory: Arc<SpaceMemory>,
+    backings: Backings,
+}
+
+/// A queue entry: the page, and its tick when it was put there.
+pub(crate) type Queued = (PageId, u16);
+
+/// The pages of one machine on this host.
+pub struct Pager {
+    pub(crate) budget: Arc<Budget>,
+    spaces: FxHashMap<SpaceId, Space>,
+    pub(crate) table: Table,
+    pub(crate) slab: Slab,
+    /// Oldest first. Entries whose tick is no longer the page's are skipped when met.
+    pub(crate) mapped_queue: VecDeque<Queued>,
+    pub(crate) stowed_queue: VecDeque<Queued>,
+    packer: Packer,
+    page: Box<[u8]>,
+    run: Vec<u8>,
+    mapped: u64,
+    stowed: u64,
+}
+
+/// What the pager holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Pages that clients can see.
+    pub mapped_pages: u64,
+    /// Pages that the agent keeps packed.
+    pub stowed_pages: u64,
+    /// Bytes that those take.
+    pub stowed_bytes: u64,
+}
+
+impl Pager {
+    /// An empty pager.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn new(budget: Arc<Budget>) -> io::Result<Self> {
+        Ok(Self {
+            slab: Slab::new(budget.clone())?,
+            budget,
+            spaces: FxHashMap::default(),
+            table: Table::default(),
+            mapped_queue: VecDeque::new(),
+            stowed_queue: VecDeque::new(),
+            packer: Packer::default(),
+            page: vec![0; PAGE].into(),
+            run: Vec::new(),
+            mapped: 0,
+            stowed: 0,
+        })
+    }
+
+    /// What is held.
+    pub fn holdings(&self) -> Holdings {
+        Holdings { mapped_pages: self.mapped, stowed_pages: self.stowed, stowed_bytes: self.slab.held() }
+    }
+
+    /// Makes a space on this host.
+    pub fn open(&mut self, id: SpaceId, memory: Arc<SpaceMemory>) {
+        self.spaces.insert(id, Space { memory, backings: Backings::default() });
+    }
+
+    /// Forgets a space and all that is held of it.
+    pub fn close(&mut self, id: SpaceId) {
+        for (_, entry) in self.table.remove(id.pages()) {
+            self.forget(entry);
+        }
+        self.spaces.remove(&id);
+    }
+
+    /// A space's memory, if a process here maps it.
+    pub fn space(&self, id: SpaceId) -> Option<&Arc<SpaceMemory>> {
+        self.spaces.get(&id).map(|s| &s.memory)
+    }
+
+    /// Untouched pages of `[start, start + len)` read a file from now on, or zeros.
+    pub fn back(&mut self, id: SpaceId, start: u64, len: u64, file: Option<(Arc<File>, u64)>) {
+        let Some(space) = self.spaces.get_mut(&id) else { return };
+        match file {
+            Some((file, at)) => space.backings.insert(start, len, at, file),
+            None => space.backings.remove(start, len),
+        }
+    }
+
+    /// What is known of a page.
+    pub fn entry(&self, page: PageId) -> Entry {
+        self.table.get(page)
+    }
+
+    /// Marks a page as wanted; the caller has taken a page of the budget for it.
+    pub fn want(&mut self, page: PageId) {
+        let entry = self.table.entry(page);
+        debug_assert!(!entry.wanted && entry.place == Place::Absent);
+        entry.wanted = true;
+    }
+
+    /// Maps `pages` untouched pages, of which those that are wanted; the others are stowed.
+    ///
+    /// # Errors
+    /// Those of reading the file that backs them; the pages read as zeros then.
+    pub fn install_initial(&mut self, first: PageId, pages: u64) -> io::Result<()> {
+        let mut result = Ok(());
+        let mut at = 0;
+        while at < pages {
+            let page = offset(first, at);
+            let space = self.spaces.get(&SpaceId::of(page));
+            let (run, file) = space.map_or((pages - at, false), |s| s.backings.run(address(page), pages - at));
+            let run = run.min(crate::streams::WINDOW_PAGES_MAX);
+            if file {
+                let mut bytes = std::mem::take(&mut self.run);
+                bytes.resize(run as usize * PAGE, 0);
+                let space = space.expect("it has a file");
+                if let Err(error) = space.backings.read(address(page), &mut bytes) {
+                    result = Err(error);
+                }
+                self.install_bytes(page, &bytes, true);
+                self.run = bytes;
+            } else {
+                self.install_zeros(page, run);
+            }
+            at += run;
+        }
+        result
+    }
+
+    fn install_zeros(&mut self, first: PageId, pages: u64) {
+        let client = self.spaces.get(&SpaceId::of(first)).and_then(|s| s.memory.first_client());
+        let mut at = 0;
+        while at < pages {
+            let page = offset(first, at);
+            let wanted = (at..pages).take_while(|&i| self.table.get(offset(first, i)).wanted).count() as u64;
+            let Some(client) = client.as_ref().filter(|_| wanted > 0) else {
+                self.stow(page, Packed::ZERO);
+                at += 1;
+                continue;
+            };
+            let done = self.map_run(page, wanted, &|addr, from, n| client.zero(addr + from * PAGE as u64, n));
+            self.now_mapped(page, done);
+            at += done;
+            if done < wanted {
+                // No (longer) the client's: keep it for who maps the address next.
+                self.stow(offset(first, at), Packed::ZERO);
+                at += 1;
+            }
+        }
+    }
+
+    /// Puts whole pages here: mapped where wanted, stowed where not.
+    pub fn install_bytes(&mut self, first: PageId, bytes: &[u8], writable: bool) {
+        let pages = (bytes.len() / PAGE) as u64;
+        let client = self.spaces.get(&SpaceId::of(first)).and_then(|s| s.memory.first_client());
+        let mut at = 0;
+        while at < pages {
+            let page = offset(first, at);
+            let wanted = (at..pages).take_while(|&i| self.table.get(offset(first, i)).wanted).count() as u64;
+            let mut done = 0;
+            if let Some(client) = client.as_ref().filter(|_| wanted > 0) {
+                let bytes = &bytes[at as usize * PAGE..][..wanted as usize * PAGE];
+                done = self.map_run(page, wanted, &|addr, from, n| {
+                    let bytes = &bytes[from as usize * PAGE..][..n as usize * PAGE];
+                    client.copy(addr + from * PAGE as u64, bytes, !writable)
+                });
+                self.now_mapped(page, done);
+                at += done;
+            }
+            if done < wanted || wanted == 0 {
+                self.pack_and_stow(offset(first, at), &bytes[at as usize * PAGE..][..PAGE]);
+                at += 1;
+            }
+        }
+    }
+
+    /// Keeps a page packed, as another host handed it over.
+    pub fn stow(&mut self, page: PageId, packed: Packed<'_>) {
+        let slot = (packed.packing != Packing::Zero).then(|| self.slab.put(packed.bytes));
+        let entry = self.table.entry(page);
+        debug_assert_eq!(entry.place, Place::Absent, "stowing {page:?}");
+        let was_wanted = std::mem::take(&mut entry.wanted);
+        entry.place = Place::Stowed(packed.packing, slot);
+        entry.tick = entry.tick.wrapping_add(1);
+        let queued = (page, entry.tick);
+        self.stowed_queue.push_back(queued);
+        self.stowed += 1;
+        if was_wanted {
+            self.budget.give(PAGE as u64);
+            self.wake(page, 1);
+        }
+    }
+
+    fn pack_and_stow(&mut self, page: PageId, bytes: &[u8]) {
+        let mut packer = std::mem::take(&mut self.packer);
+        self.stow(page, packer.pack(bytes));
+        self.packer = packer;
+    }
+
+    /// Maps stowed pages, `pages` of them from `first` on; the caller has taken a page of the budget for each.
+    pub fn unstow(&mut self, first: PageId, pages: u64, writable: bool) {
+        let mut bytes = std::mem::take(&mut self.run);
+        bytes.resize(pages as usize * PAGE, 0);
+        for (i, page) in bytes.chunks_mut(PAGE).enumerate() {
+            let id = offset(first, i as u64);
+            let Place::Stowed(packing, slot) = self.table.get(id).place else { unreachable!("{id:?} is stowed") };
+            let packed = Packed { packing, bytes: slot.map_or(&[], |slot| self.slab.get(slot)) };
+            packed.unpack(page).expect("the slab keeps what the packer made");
+            if let Some(slot) = slot {
+                self.slab.free(slot);
+            }
+            self.stowed -= 1;
+            let entry = self.table.entry(id);
+            entry.place = Place::Absent;
+            entry.wanted = true;
+        }
+        self.install_bytes(first, &bytes, writable);
+        self.run = bytes;
+    }
+
+    /// Stops writers of a page that is here. Its bytes stay.
+    pub fn protect(&mut self, page: PageId) {
+        if matches!(self.table.get(page).place, Place::Mapped | Place::Evicting)
+            && let Some(memory) = self.space(SpaceId::of(page))
+        {
+            memory.protect(address(page), 1);
+        }
+    }
+
+    /// Lets clients write a mapped page; one on its way out stays.
+    pub fn allow_write(&mut self, page: PageId) {
+        self.call_back(page);
+        if let Some(memory) = self.space(SpaceId::of(page)) {
+            memory.allow_write(address(page));
+        }
+    }
+
+    /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits.
+    pub fn show(&mut self, page: PageId, writable: bool) {
+        self.call_back(page);
+        if let Some(memory) = self.space(SpaceId::of(page)) {
+            memory.each_client(|client| {
+                // EEXIST: it was mapped meanwhile. The protection must still be what the protocol says.
+                if client.continue_(address(page), !writable) != Mapped::All {
+                    let _ = client.write_protect(address(page), 1, !writable);
+                }
+                client.wake(address(page), 1);
+            });
+        }
+    }
+
+    fn call_back(&mut self, page: PageId) {
+        let entry = self.table.entry(page);
+        if entry.place == Place::Evicting {
+            entry.place = Place::Mapped;
+            entry.tick = entry.tick.wrapping_add(1);
+            let queued = (page, entry.tick);
+            self.mapped_queue.push_back(queued);
+        }
+    }
+
+    /// Gives the bytes of a page to `f`, packed; with `keep` the page stays, else it is gone from here.
+    ///
+    /// The caller has made sure by the protocol that the page is here.
+    pub fn take<R>(&mut self, page: PageId, keep: bool, f: impl FnOnce(Packed<'_>) -> R) -> R {
+        let result = match self.table.get(page).place {
+            Place::Stowed(packing, slot) => {
+                f(Packed { packing, bytes: slot.map_or(&[], |slot| self.slab.get(slot)) })
+            }
+            Place::Mapped | Place::Evicting => {
+                let memory = &self.spaces[&SpaceId::of(page)].memory;
+                memory.protect(address(page), 1);
+                memory.memfd().read(address(page), &mut self.page);
+                f(self.packer.pack(&self.page))
+            }
+            Place::Absent => unreachable!("{page:?} is not here"),
+        };
+        if !keep {
+            self.remove(page, 1);
+        }
+        result
+    }
+
+    /// Takes pages away from clients and frees them, wherever they are; nobody is left waiting in them.
+    pub fn remove(&mut self, first: PageId, pages: u64) {
+        let mut punch = 0;
+        for i in 0..pages {
+            let page = offset(first, i);
+            let entry = self.table.get(page);
+            if matches!(entry.place, Place::Mapped | Place::Evicting) {
+                punch += 1;
+            } else {
+                self.punch(offset(first, i - punch), punch);
+                punch = 0;
+            }
+            if entry.place != Place::Absent || entry.wanted {
+                self.forget(entry);
+                *self.table.entry(page) =
+                    Entry { place: Place::Absent, wanted: false, tick: entry.tick.wrapping_add(1) };
+            }
+        }
+        self.punch(offset(first, pages - punch), punch);
+        self.wake(first, pages);
+    }
+
+    fn punch(&self, first: PageId, pages: u64) {
+        if pages > 0
+            && let Some(memory) = self.space(SpaceId::of(first))
+        {
+            memory.memfd().punch(address(first), pages);
+        }
+    }
+
+    fn wake(&self, first: PageId, pages: u64) {
+        if let Some(memory) = self.space(SpaceId::of(first)) {
+            memory.wake(address(first), pages);
+        }
+    }
+
+    /// Gives back what an entry takes; the entry itself is the caller's to replace.
+    fn forget(&mut self, entry: Entry) {
+        match entry.place {
+            Place::Mapped | Place::Evicting => {
+                self.mapped -= 1;
+                self.budget.give(PAGE as u64);
+            }
+            Place::Stowed(_, slot) => {
+                self.stowed -= 1;
+                if let Some(slot) = slot {
+                    self.slab.free(slot);
+                }
+            }
+            Place::Absent => {}
+        }
+        if entry.wanted {
+            self.budget.give(PAGE as u64);
+        }
+    }
+
+    fn now_mapped(&mut self, first: PageId, pages: u64) {
+        for i in 0..pages {
+            let page = offset(first, i);
+            let entry = self.table.entry(page);
+            entry.wanted = false;
+            entry.place = Place::Mapped;
+            entry.tick = entry.tick.wrapping_add(1);
+            let queued = (page, entry.tick);
+            self.mapped_queue.push_back(queued);
+        }
+        self.mapped += pages;
+    }
+
+    /// Runs a mapping call over `pages` pages and returns how many of the first ones are mapped.
+    fn map_run(&self, first: PageId, pages: u64, call: &dyn Fn(u64, u64, u64) -> Mapped) -> u64 {
+        let start = address(first);
+        let (mut done, mut chunk, mut again) = (0, pages, 0);
+        while done < pages {
+            let n = chunk.min(pages - done);
+            match call(start, done, n) {
+                Mapped::All => done += n,
+                // What stands there came past the protocol (a client touched the address in the instant before it
+                // was registered), so it is nobody's: the bytes that we were given are the page's.
+                Mapped::Exists { pages: some } => {
+                    done += some;
+                    self.punch(offset(first, done), 1);
+                    again += 1;
+                    assert!(again < AGAIN_MAX, "page {:?} cannot be replaced", offset(first, done));
+                }
+                Mapped::Again { pages: some } => {
+                    done += some;
+                    again += 1;
+                    assert!(again < AGAIN_MAX, "the address space of a client never comes to rest");
+                    std::thread::yield_now();
+                }
+                // Some of the run lies outside the client's mapping: find how far it goes.
+                Mapped::Unmapped if n > 1 => chunk = n.div_ceil(2),
+                Mapped::Unmapped | Mapped::Gone => break,
+            }
+        }
+        done
+    }
+
+    /// Adds a process that maps a space.
+    pub fn add_client(&self, id: SpaceId, client: Arc<Uffd>) {
+        if let Some(memory) = self.space(id) {
+            memory.add_client(client);
+        }
+    }
+
+    pub(crate) fn evicted(&mut self, page: PageId, packed: Packed<'_>) {
+        let slot = (packed.packing != Packing::Zero).then(|| self.slab.put(packed.bytes));
+        let entry = self.table.entry(page);
+        entry.place = Place::Stowed(packed.packing, slot);
+        entry.tick = entry.tick.wrapping_add(1);
+        let queued = (page, entry.tick);
+        self.stowed_queue.push_back(queued);
+        self.mapped -= 1;
+        self.stowed += 1;
+    }
+}

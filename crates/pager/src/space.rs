@@ -1,0 +1,186 @@
+//! One space's memory on one host: its memfd, who maps it, and the files that untouched pages read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, RwLock};
+
+use crate::memfd::Memfd;
+use crate::packed::PAGE;
+use crate::uffd::Uffd;
+
+/// A file that pages of `[start, end)` read when first touched. The start is the map's key.
+#[derive(Debug)]
+struct Backing {
+    end: u64,
+    /// The file's byte at the start.
+    offset: u64,
+    file: Arc<File>,
+}
+
+/// The memory of one space here.
+#[derive(Debug)]
+pub struct SpaceMemory {
+    memfd: Memfd,
+    /// Written when a client comes or goes, read at every fault and by the evictor.
+    clients: RwLock<Vec<Arc<Uffd>>>,
+}
+
+impl SpaceMemory {
+    /// An empty space.
+    ///
+    /// # Errors
+    /// Those of [`Memfd::new`].
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { memfd: Memfd::new()?, clients: RwLock::default() })
+    }
+
+    /// The space's memfd, which clients map.
+    pub fn memfd(&self) -> &Memfd {
+        &self.memfd
+    }
+
+    /// Adds a process that maps the space.
+    pub fn add_client(&self, client: Arc<Uffd>) {
+        self.clients.write().expect("no panic holds this lock").push(client);
+    }
+
+    /// Calls `f` for every client.
+    pub fn each_client(&self, f: impl FnMut(&Uffd)) {
+        self.clients.read().expect("no panic holds this lock").iter().map(AsRef::as_ref).for_each(f);
+    }
+
+    /// The client whose page table new pages go to first; the others find them by a minor fault.
+    pub fn first_client(&self) -> Option<Arc<Uffd>> {
+        self.clients.read().expect("no panic holds this lock").first().cloned()
+    }
+
+    /// Stops writers of `pages` pages; afterwards the bytes in the memfd stand still.
+    pub fn protect(&self, address: u64, pages: u64) {
+        // Where a client has unmapped some of the range the call ends early, so go page by page then.
+        self.each_client(|client| {
+            if client.write_protect(address, pages, true).is_err() {
+                for i in 0..pages {
+                    let _ = client.write_protect(address + i * PAGE as u64, 1, true);
+                }
+            }
+        });
+    }
+
+    /// Allows writing to a page, and wakes who waits to.
+    pub fn allow_write(&self, address: u64) {
+        self.each_client(|client| {
+            let _ = client.write_protect(address, 1, false);
+            client.wake(address, 1);
+        });
+    }
+
+    /// Wakes who waits in these pages, to fault again.
+    pub fn wake(&self, address: u64, pages: u64) {
+        self.each_client(|client| client.wake(address, pages));
+    }
+}
+
+/// Which files the untouched pages of a space read.
+#[derive(Debug, Default)]
+pub struct Backings {
+    map: BTreeMap<u64, Backing>,
+}
+
+impl Backings {
+    /// Pages of `[start, start + len)` read `file` from `offset` on.
+    pub fn insert(&mut self, start: u64, len: u64, offset: u64, file: Arc<File>) {
+        self.remove(start, len);
+        self.map.insert(start, Backing { end: start + len, offset, file });
+    }
+
+    /// Pages of `[start, start + len)` read as zeros again.
+    pub fn remove(&mut self, start: u64, len: u64) {
+        let end = start + len;
+        let touched: Vec<u64> = self
+            .map
+            .range(..end)
+            .rev()
+            .take_while(|(_, b)| b.end > start)
+            .map(|(&s, _)| s)
+            .collect();
+        for at in touched {
+            let b = self.map.remove(&at).expect("just listed");
+            if at < start {
+                let left = Backing { end: start, offset: b.offset, file: b.file.clone() };
+                self.map.insert(at, left);
+            }
+            if b.end > end {
+                self.map.insert(end, Backing { end: b.end, offset: b.offset + (end - at), file: b.file });
+            }
+        }
+    }
+
+    /// Pages from `address` on that read alike, at most `pages`: their number, and whether a file gives them.
+    pub fn run(&self, address: u64, pages: u64) -> (u64, bool) {
+        let limit = address + pages * PAGE as u64;
+        if let Some((_, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address) {
+            return ((b.end.min(limit) - address) / PAGE as u64, true);
+        }
+        let next = self.map.range(address..limit).next().map_or(limit, |(&s, _)| s);
+        ((next - address) / PAGE as u64, false)
+    }
+
+    /// Reads the file's bytes for the pages from `address` on, zeros past its end.
+    ///
+    /// # Errors
+    /// Those of pread(2): a mapped file that cannot be read.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        bytes.fill(0);
+        let Some((&start, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address) else {
+            return Ok(());
+        };
+        let mut done = 0;
+        while done < bytes.len() {
+            match b.file.read_at(&mut bytes[done..], b.offset + (address - start) + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const P: u64 = PAGE as u64;
+
+    #[test]
+    fn ranges_split_and_read_the_right_bytes() {
+        let path = std::env::temp_dir().join(format!("megalith-backing-{}", std::process::id()));
+        let mut file = File::create(&path).unwrap();
+        for i in 0..8u8 {
+            file.write_all(&[i + 1; PAGE]).unwrap();
+        }
+        file.write_all(&[9; 100]).unwrap();
+        let file = Arc::new(File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+
+        let mut b = Backings::default();
+        b.insert(10 * P, 9 * P, 0, file);
+        b.remove(12 * P, 2 * P);
+        assert_eq!(b.run(9 * P, 20), (1, false));
+        assert_eq!(b.run(10 * P, 20), (2, true));
+        assert_eq!(b.run(12 * P, 20), (2, false));
+        assert_eq!(b.run(14 * P, 20), (5, true));
+        assert_eq!(b.run(14 * P, 3), (3, true));
+        let mut page = [0xEE; PAGE];
+        b.read(15 * P, &mut page).unwrap();
+        assert_eq!(page, [6; PAGE]);
+        b.read(18 * P, &mut page).unwrap();
+        assert_eq!((page[99], page[100]), (9, 0), "zeros past the file's end");
+        b.remove(0, 100 * P);
+        assert_eq!(b.run(0, 50), (50, false));
+    }
+}
