@@ -1,0 +1,65 @@
+"""Fixtures that all tests share."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import processes
+import pytest
+from hosts import Hosts, why_no_limits, why_no_namespaces
+
+
+class HostsFactory(Protocol):
+    """Makes hosts whose agents run; `count` hosts with a budget of `memory` each."""
+
+    def __call__(
+        self, count: int, *, memory: str, limit_bytes: int | None = None, need_namespaces: bool = False
+    ) -> Hosts: ...
+
+
+def _why_not_built() -> str | None:
+    if importlib.util.find_spec("megalith") is None:
+        return "megalith is not installed: make dev"
+    if importlib.util.find_spec("megalith._core") is None:
+        return "megalith._core is not built: make dev"
+    return None
+
+
+@pytest.fixture(scope="session")
+def megalith() -> None:
+    """Megalith is built. If not, tests that need it are skipped, but fail where nobody would notice (CI=true)."""
+    if reason := _why_not_built():
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def hosts(megalith: None) -> Iterator[HostsFactory]:
+    """A factory of hosts that are gone when the test ends, however it ends."""
+    with ExitStack() as made:
+
+        def make(count: int, *, memory: str, limit_bytes: int | None = None, need_namespaces: bool = False) -> Hosts:
+            reason = why_no_limits() if limit_bytes is not None else why_no_namespaces() if need_namespaces else None
+            if reason:
+                pytest.skip(reason)
+            return made.enter_context(Hosts(count, memory=memory, limit_bytes=limit_bytes)).start()
+
+        yield make
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A mark for the environment of all that the test starts; what still runs at its end is killed."""
+    value = processes.new_mark()
+    yield value
+    processes.end_all(value)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty directory, with a short path and room for large files."""
+    return tmp_path

@@ -1,0 +1,1 @@
+"""What happens when hosts, cables, memory or users fail: an end, in time, with one line, and nothing left."""
