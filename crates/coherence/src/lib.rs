@@ -14,13 +14,26 @@
 //! this host has and wants), `directory` (the entries of the regions that this host leases) and `locator` (who
 //! leases a region).
 
+mod cache;
+#[cfg(feature = "check")]
+mod check;
+mod directory;
 mod event;
+mod fault;
+mod frames;
+mod hosts;
 mod ids;
+mod locator;
 mod message;
 mod node;
+mod outbox;
 mod wire;
 
+#[cfg(feature = "check")]
+pub use check::{Entry, Portrait};
 pub use event::{Action, After, Bytes, Event};
+#[cfg(feature = "check")]
+pub use fault::Fault;
 pub use ids::{Access, Epoch, HostId, PageId, REGION_PAGES, RegionId};
 pub use message::{Message, Outcome};
 pub use node::{Node, Violation};

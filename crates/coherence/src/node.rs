@@ -1,9 +1,14 @@
 //! One host's part in the protocol.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 
-use crate::{Access, Action, Epoch, Event, HostId, Message, PageId};
+use crate::cache::{Cache, Forward};
+use crate::directory::{Ask, Directory, Request};
+use crate::locator::Locator;
+use crate::outbox::Outbox;
+use crate::{Access, Action, Epoch, Event, HostId, Message, PageId, REGION_PAGES, RegionId};
 
 /// A message that no host that follows the protocol could have sent now: a bug here or there. The node must not
 /// be used any more.
@@ -25,17 +30,29 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// One host's part in the protocol.
+/// One host's part in the protocol: the locator of some regions, the directory of others, and a cache.
+#[derive(Clone, Debug)]
 pub struct Node {
     me: HostId,
-    hosts: u16,
     epoch: Epoch,
+    pub(crate) locator: Locator,
+    pub(crate) directory: Directory,
+    pub(crate) cache: Cache,
+    /// Messages to this host itself; empty between two events.
+    local: VecDeque<Message>,
 }
+
 impl Node {
     /// Host `me` of a machine of `hosts` hosts.
+    ///
+    /// # Panics
+    /// If `me` is not one of them.
     pub fn new(me: HostId, hosts: u16, epoch: Epoch) -> Node {
-        Node { me, hosts, epoch }
+        assert!(me.0 < hosts, "host {} of {hosts}", me.0);
+        let (locator, directory, local) = Default::default();
+        Node { me, epoch, locator, directory, cache: Cache::new(me, hosts), local }
     }
+
     /// Takes an event; appends what must be done to `out`.
     ///
     /// # Panics
@@ -45,26 +62,122 @@ impl Node {
             panic!("{violation}");
         }
     }
-    /// [`Node::handle`] for an embedding that outlives the machine.
+
+    /// [`Node::handle`] for an embedding that must outlive the machine.
     ///
     /// # Errors
-    /// On a [`Violation`].
-    pub fn try_handle(&mut self, _event: Event, _out: &mut Vec<Action>) -> Result<(), Violation> {
-        let _ = (self.me, self.hosts, self.epoch);
-        unimplemented!()
+    /// On a [`Violation`]: this node must not be used any more.
+    pub fn try_handle(&mut self, event: Event, out: &mut Vec<Action>) -> Result<(), Violation> {
+        let mut outbox = Outbox { me: self.me, local: &mut self.local, actions: out };
+        // What the embedding says of the page holds for the messages about it that this host sends itself, too.
+        let mut idle_page = None;
+        match event {
+            Event::Want { page, access } => {
+                let (me, directory) = (self.me, &mut self.directory);
+                self.cache.want(page, access, &mut outbox, || directory.first_touch(page, me));
+            }
+            Event::HandOver { page, to } => self.cache.hand_over(page, to, &mut outbox),
+            Event::Discard { page } => self.cache.discard(page, &mut outbox),
+            Event::Message { epoch, .. } if epoch != self.epoch => {}
+            Event::Message { from, message, idle, .. } => {
+                idle_page = message.page().filter(|_| idle);
+                self.message(from, message, idle, out)?;
+            }
+        }
+        while let Some(message) = self.local.pop_front() {
+            let idle = idle_page.is_some() && idle_page == message.page();
+            self.message(self.me, message, idle, out)?;
+        }
+        Ok(())
     }
+
     /// What this host may do with the page now; `None` if it is absent or on its way.
-    pub fn held(&self, _page: PageId) -> Option<Access> {
-        None
+    pub fn held(&self, page: PageId) -> Option<Access> {
+        self.cache.hold(page).access()
     }
+
     /// An [`Event::Want`] of the page has not been answered yet.
-    pub fn pending(&self, _page: PageId) -> bool {
-        false
+    pub fn pending(&self, page: PageId) -> bool {
+        self.cache.wants(page)
     }
-    /// An [`Event::Discard`] of this host has not reached every host yet.
-    pub fn discarding(&self, _page: PageId) -> bool {
-        false
+
+    /// An [`Event::Discard`] of this host has not reached every host yet. Who tells the program that a range is
+    /// free, while threads of it run on other hosts, must wait until this is false for all its pages.
+    pub fn discarding(&self, page: PageId) -> bool {
+        self.cache.hollow(page)
     }
-    /// Forgets every trace of these pages.
-    pub fn close(&mut self, _pages: Range<PageId>) {}
+
+    /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.
+    ///
+    /// Every host of the machine is told so by the embedding, and from then on the embedding keeps events and
+    /// messages about these pages to itself.
+    pub fn close(&mut self, pages: Range<PageId>) {
+        let gone = |page: PageId| pages.contains(&page);
+        let region_gone = |region: RegionId| gone(region.page(0)) && gone(region.page(REGION_PAGES - 1));
+        self.locator.close(region_gone);
+        self.directory.close(gone);
+        self.cache.close(gone, region_gone);
+    }
+
+    /// Hands a message to the role that it is for.
+    fn message(
+        &mut self,
+        from: HostId,
+        message: Message,
+        idle: bool,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Violation> {
+        let (cache, directory) = (&mut self.cache, &mut self.directory);
+        let out = &mut Outbox { me: self.me, local: &mut self.local, actions: out };
+        let handled = match message {
+            Message::Locate { region, claim } => {
+                let directory = self.locator.locate(region, from, claim);
+                out.send(from, Message::Located { region, directory });
+                Ok(())
+            }
+            Message::Located { region, directory: Some(directory) } => cache.learn(region, directory, out),
+            Message::Located { region, directory: None } => cache.located_nowhere(region, out),
+
+            Message::Request { page, access } => {
+                ask((cache, directory), page, Request { from, ask: Ask::Access(access) }, out)
+            }
+            Message::HandOver { page, to } => {
+                ask((cache, directory), page, Request { from, ask: Ask::HandOver(to) }, out)
+            }
+            Message::Discard { page } => {
+                ask((cache, directory), page, Request { from, ask: Ask::Discard }, out)
+            }
+            Message::Done { page, outcome } => directory.done(page, from, outcome, out),
+            Message::Dropped { page } => directory.dropped(page, out),
+
+            Message::Forward { page, into, access, requester, alone, acks } => {
+                cache.forward(page, Forward { into, access, requester, alone, acks }, idle, out)
+            }
+            Message::Invalidate { page, requester } => cache.invalidate(page, requester, out),
+            Message::Ack { page } => cache.ack(page, out),
+            Message::Grant { page, access, bytes, acks } => cache.grant(page, access, bytes, acks, out),
+            Message::Relinquish { page, to } => cache.relinquish(page, to, out),
+            Message::Give { page, directory } => cache.give(page, from, directory, out),
+            Message::Promote { page } => cache.promote(page),
+            Message::Release { page } => cache.release(page, out),
+            Message::Moot { page } => cache.moot(page, out),
+            Message::Drop { page } => cache.drop_discarded(page, from, out),
+            Message::Discarded { page } => cache.discarded(page, out),
+        };
+        handled.map_err(|why| Violation { from, message, why })
+    }
+}
+
+/// A request to this host as a directory. That it comes here says that the locator named this host, even if the
+/// locator's own word to this host is still on its way.
+fn ask(
+    node: (&mut Cache, &mut Directory),
+    page: PageId,
+    request: Request,
+    out: &mut Outbox<'_>,
+) -> Result<(), &'static str> {
+    let (cache, directory) = node;
+    cache.learn(page.region(), out.me, out)?;
+    directory.ask(page, request, out);
+    Ok(())
 }
