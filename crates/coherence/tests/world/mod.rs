@@ -1,0 +1,347 @@
+//! Hosts, a network and memory around the nodes, and what must be true of them. It carries out actions to the
+//! letter, and no better: what an action does not ask for is not done.
+//!
+//! A page's bytes are a [`Content`]: which write made them, and how many discards had been asked for when
+//! they began as initial bytes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use megalith_coherence::{
+    Access, Action, After, Bytes, Entry, Epoch, Event, Fault, HostId, Message, Node, PageId, RegionId,
+};
+
+pub const EPOCH: Epoch = Epoch(7);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Content {
+    /// Discards of the page that had been asked for when this began as initial bytes.
+    pub birth: u32,
+    /// The last write; 0 if there was none.
+    pub version: u32,
+}
+
+/// The bytes of a page on a host, and what a client there may do with them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Copied {
+    pub content: Content,
+    pub access: Option<Access>,
+}
+
+/// Messages of one sender to one receiver about one page, or about one region's directory, arrive in order. No
+/// other order is kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Lane {
+    Page(PageId),
+    Region(RegionId),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Parcel {
+    pub message: Message,
+    pub content: Option<Content>,
+}
+
+/// What is true of a page's history, whoever has it.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
+pub struct History {
+    pub writes: u32,
+    pub discards: u32,
+    /// The versions that a read may find: the last write, and 0 if the page was or may have been discarded since.
+    pub allowed: BTreeSet<u32>,
+    /// The host's own last discard, counted by `discards`.
+    pub discarded_by: BTreeMap<HostId, u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    Want { host: HostId, page: PageId, access: Access },
+    HandOver { host: HostId, page: PageId, to: HostId },
+    Discard { host: HostId, page: PageId },
+    Write { host: HostId, page: PageId },
+    Deliver { from: HostId, to: HostId, lane: Lane, idle: bool },
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub nodes: Vec<Arc<Node>>,
+    pub copies: BTreeMap<(HostId, PageId), Copied>,
+    pub network: BTreeMap<(HostId, HostId, Lane), VecDeque<Parcel>>,
+    pub histories: BTreeMap<PageId, History>,
+    /// Hand-overs under way, and who promised room.
+    pub leaving: BTreeMap<(HostId, PageId), HostId>,
+    /// Pages handed over (from, to, page) that have not been received.
+    pub moving: BTreeSet<(HostId, HostId, PageId)>,
+    /// An action that could not be carried out, or a message that a node could not accept.
+    pub broken: Option<String>,
+}
+
+pub type Verdict = Result<(), String>;
+
+impl World {
+    pub fn new(hosts: u16, pages: &[PageId], fault: Option<Fault>) -> World {
+        let node = |host| {
+            let mut node = Node::new(HostId(host), hosts, EPOCH);
+            if let Some(fault) = fault {
+                node.plant(fault);
+            }
+            Arc::new(node)
+        };
+        let fresh = History { allowed: BTreeSet::from([0]), ..History::default() };
+        World {
+            nodes: (0..hosts).map(node).collect(),
+            copies: BTreeMap::new(),
+            network: BTreeMap::new(),
+            histories: pages.iter().map(|page| (*page, fresh.clone())).collect(),
+            leaving: BTreeMap::new(),
+            moving: BTreeSet::new(),
+            broken: None,
+        }
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
+        (0..self.nodes.len() as u16).map(HostId)
+    }
+
+    pub fn node(&self, host: HostId) -> &Node {
+        &self.nodes[usize::from(host.0)]
+    }
+
+    pub fn access(&self, host: HostId, page: PageId) -> Option<Access> {
+        self.copies.get(&(host, page)).and_then(|copy| copy.access)
+    }
+
+    pub fn discarding(&self, page: PageId) -> bool {
+        self.nodes.iter().any(|node| node.discarding(page))
+    }
+
+    /// Takes a step; says which host's node it changed.
+    pub fn step(&mut self, step: Step) -> Option<HostId> {
+        match step {
+            Step::Want { host, page, access } => {
+                self.handle(host, Event::Want { page, access }, None);
+                if self.node(host).held(page) < Some(access) && !self.node(host).pending(page) {
+                    self.breaks(format!("{host:?} neither has nor awaits {page:?}"));
+                }
+                Some(host)
+            }
+            Step::HandOver { host, page, to } => {
+                if self.leaving.insert((host, page), to).is_some() {
+                    self.breaks("the world hands a page over twice".to_string());
+                }
+                self.handle(host, Event::HandOver { page, to }, None);
+                Some(host)
+            }
+            Step::Discard { host, page } => {
+                let history = self.histories.get_mut(&page).expect("a page of this world");
+                history.discards += 1;
+                history.allowed.insert(0);
+                history.discarded_by.insert(host, history.discards);
+                self.handle(host, Event::Discard { page }, None);
+                Some(host)
+            }
+            Step::Write { host, page } => {
+                let discarding = self.discarding(page);
+                let history = self.histories.get_mut(&page).expect("a page of this world");
+                history.writes += 1;
+                history.allowed = BTreeSet::from([history.writes]);
+                if discarding {
+                    history.allowed.insert(0);
+                }
+                let copy = self.copies.get_mut(&(host, page)).expect("a writer has a copy");
+                copy.content.version = history.writes;
+                None
+            }
+            Step::Deliver { from, to, lane, idle } => {
+                let channel = self.network.get_mut(&(from, to, lane)).expect("a channel with a message");
+                let Parcel { message, content } = channel.pop_front().expect("a channel with a message");
+                if channel.is_empty() {
+                    self.network.remove(&(from, to, lane));
+                }
+                self.handle(to, Event::Message { from, epoch: EPOCH, message, idle }, content);
+                Some(to)
+            }
+        }
+    }
+
+    fn handle(&mut self, host: HostId, event: Event, mut beside: Option<Content>) {
+        let mut actions = Vec::new();
+        let node = Arc::make_mut(&mut self.nodes[usize::from(host.0)]);
+        if let Err(violation) = node.try_handle(event, &mut actions) {
+            return self.breaks(violation.to_string());
+        }
+        for action in actions {
+            if let Err(why) = self.act(host, action, &mut beside) {
+                self.breaks(format!("{host:?} cannot carry out {action:?}: {why}"));
+            }
+        }
+    }
+
+    fn act(&mut self, host: HostId, action: Action, beside: &mut Option<Content>) -> Verdict {
+        match action {
+            Action::Send { to, message } => {
+                ensure(message.carries_page().is_none(), || "the message needs a page".into())?;
+                self.post(host, to, Parcel { message, content: None })?;
+            }
+            Action::SendPage { to, message, page, then } => {
+                ensure(message.carries_page().is_some(), || "the message carries no page".into())?;
+                let copy = *self.copies.get(&(host, page)).ok_or("no bytes here")?;
+                self.post(host, to, Parcel { message, content: Some(copy.content) })?;
+                if then == After::Drop {
+                    self.copies.remove(&(host, page));
+                }
+            }
+            Action::Install { page, access, bytes } => {
+                let old = self.copies.get(&(host, page)).map(|copy| copy.content);
+                let history = &self.histories[&page];
+                let content = match (bytes, old) {
+                    (Bytes::Held, Some(content)) => content,
+                    (Bytes::Initial, None) => Content { birth: history.discards, version: 0 },
+                    (Bytes::Carried, None) => beside.take().ok_or("no bytes beside the message")?,
+                    (Bytes::Held, None) => return Err("no bytes here".into()),
+                    (Bytes::Initial | Bytes::Carried, Some(_)) => return Err("bytes are here already".into()),
+                };
+                let own = history.discarded_by.get(&host).copied().unwrap_or(0);
+                ensure(content.birth >= own, || "the bytes are older than this host's own discard".into())?;
+                self.copies.insert((host, page), Copied { content, access });
+            }
+            Action::Drop { page } => {
+                self.copies.remove(&(host, page)).ok_or("nothing here to drop")?;
+            }
+            Action::Protect { page } => {
+                let copy = self.copies.get_mut(&(host, page)).ok_or("nothing here to protect")?;
+                ensure(copy.access == Some(Access::Write), || "it is not writable".into())?;
+                copy.access = Some(Access::Read);
+            }
+            Action::HandedOver { page, to } => {
+                ensure(self.leaving.remove(&(host, page)) == Some(to), || "no such hand-over".into())?;
+                ensure(self.moving.insert((host, to, page)), || "handed over twice".into())?;
+            }
+            Action::KeptAfterAll { page, to } => {
+                ensure(self.leaving.remove(&(host, page)) == Some(to), || "no such hand-over".into())?;
+            }
+            Action::Received { page, from } => {
+                ensure(self.moving.remove(&(from, host, page)), || "nobody handed it over".into())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, from: HostId, to: HostId, parcel: Parcel) -> Verdict {
+        ensure(from != to, || "a message to oneself".into())?;
+        let lane = match parcel.message.page() {
+            Some(page) => Lane::Page(page),
+            None => Lane::Region(parcel.message.region()),
+        };
+        self.network.entry((from, to, lane)).or_default().push_back(parcel);
+        Ok(())
+    }
+
+    fn breaks(&mut self, why: String) {
+        self.broken.get_or_insert(why);
+    }
+
+    // What must be true. The names are those in docs/coherence.md.
+
+    /// `single_writer`: who may write is alone.
+    pub fn single_writer(&self, page: PageId) -> Verdict {
+        let holders: Vec<_> = self.hosts().filter_map(|host| self.access(host, page)).collect();
+        ensure(!holders.contains(&Access::Write) || holders.len() == 1, || {
+            format!("{page:?} has a writer and others: {holders:?}")
+        })
+    }
+
+    /// `reads_see_last_write`: whoever may read finds what was written last. While a discard is under way, others
+    /// may find what they find (the program freed the page); not so the host that discarded (see `Install`).
+    pub fn reads_see_last_write(&self, page: PageId) -> Verdict {
+        if self.discarding(page) {
+            return Ok(());
+        }
+        let copies = self.hosts().filter_map(|host| self.copies.get(&(host, page)));
+        let versions: BTreeSet<u32> =
+            copies.filter(|copy| copy.access.is_some()).map(|copy| copy.content.version).collect();
+        let allowed = &self.histories[&page].allowed;
+        ensure(versions.len() <= 1 && versions.is_subset(allowed), || {
+            format!("{page:?} reads as {versions:?}, and should as one of {allowed:?}")
+        })
+    }
+
+    /// `last_copy_survives`: what was written last is on some host or on its way to one.
+    pub fn last_copy_survives(&self, page: PageId) -> Verdict {
+        let allowed = &self.histories[&page].allowed;
+        if allowed.contains(&0) || self.discarding(page) {
+            return Ok(());
+        }
+        let here = self.hosts().filter_map(|host| self.copies.get(&(host, page)));
+        let under_way = self.network.iter().filter(|((_, _, lane), _)| *lane == Lane::Page(page));
+        let sent = under_way.flat_map(|(_, parcels)| parcels.iter().filter_map(|parcel| parcel.content));
+        let survives =
+            here.map(|copy| copy.content).chain(sent).any(|content| allowed.contains(&content.version));
+        ensure(survives, || format!("{page:?}: versions {allowed:?} are nowhere"))
+    }
+
+    /// `held_is_true`: what a node says is held is what clients can do.
+    pub fn held_is_true(&self, page: PageId) -> Verdict {
+        for host in self.hosts() {
+            let (says, is) = (self.node(host).held(page), self.access(host, page));
+            ensure(says == is, || format!("{host:?} says {says:?} of {page:?}, and it is {is:?}"))?;
+        }
+        Ok(())
+    }
+
+    pub fn silent(&self) -> bool {
+        self.network.is_empty()
+    }
+
+    /// `every_request_ends`: when no message is under way, nobody waits for anything. So no wait can last.
+    pub fn every_request_ends(&self) -> Verdict {
+        if !self.silent() {
+            return Ok(());
+        }
+        for host in self.hosts() {
+            ensure(self.node(host).quiet(), || format!("{host:?} waits, and no message is under way"))?;
+        }
+        ensure(self.leaving.is_empty(), || format!("hand-overs without end: {:?}", self.leaving))?;
+        ensure(self.moving.is_empty(), || format!("handed over and never received: {:?}", self.moving))
+    }
+
+    /// `directory_agrees`: when no message is under way, the directory says of a page just what the caches say.
+    pub fn directory_agrees(&self, page: PageId) -> Verdict {
+        if !self.silent() {
+            return Ok(());
+        }
+        let entries: Vec<Entry> = self.nodes.iter().filter_map(|node| node.entry(page)).collect();
+        ensure(entries.len() <= 1, || format!("{page:?} has two entries: {entries:?}"))?;
+        let said: BTreeSet<HostId> =
+            entries.iter().flat_map(|entry| entry.sharers.iter().copied().chain([entry.owner])).collect();
+        let have: BTreeSet<HostId> = self.hosts().filter(|host| self.access(*host, page).is_some()).collect();
+        ensure(said == have, || format!("{page:?}: the directory says {said:?} have it; {have:?} do"))
+    }
+
+    pub fn check_page(&self, page: PageId) -> Verdict {
+        self.single_writer(page)?;
+        self.reads_see_last_write(page)?;
+        self.last_copy_survives(page)?;
+        self.held_is_true(page)?;
+        self.directory_agrees(page)
+    }
+
+    /// Between discards, when nothing is under way, it is known again whether the last write was discarded.
+    pub fn settle_histories(&mut self) {
+        if !self.silent() {
+            return;
+        }
+        let hosts: Vec<HostId> = self.hosts().collect();
+        for (page, history) in &mut self.histories {
+            let copy = hosts.iter().find_map(|host| self.copies.get(&(*host, *page)));
+            let version = copy.map_or(0, |copy| copy.content.version);
+            if history.allowed.contains(&version) && history.allowed.len() > 1 {
+                history.allowed = BTreeSet::from([version]);
+            }
+        }
+    }
+}
+
+pub fn ensure(holds: bool, why: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(why()) }
+}
