@@ -1,0 +1,194 @@
+//! The first exchange on a connection, from both ends.
+
+use std::fs;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use coherence::HostId;
+use rustix::net::sockopt;
+
+use crate::deadline::Deadline;
+use crate::error::{FabricError, Lost};
+use crate::invitation::{ClusterId, Invitation, Member, Settings};
+use crate::listener::Shared;
+use crate::mesh::{Core, TcpMesh};
+use crate::registry::Entry;
+use crate::wire::{BODY_BYTES_MAX, PREAMBLE_BYTES, PROTOCOL_VERSION, Preamble, REPLY_HEADER_BYTES, Reply};
+use crate::wire::{decode_body, encode_hello};
+
+/// Socket buffers where the kernel allows them.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// Connects to host `to` and shows the invitation; the socket of an accepted link.
+pub(crate) fn dial(
+    cluster: ClusterId,
+    invitation: &Invitation,
+    to: HostId,
+    deadline: Deadline,
+) -> Result<TcpStream, FabricError> {
+    let Member { name: host, address } = invitation.member(to).clone();
+    let failed = |step: &'static str| {
+        let (host, address, after) = (host.clone(), address.clone(), invitation.settings.join_timeout);
+        move |source: io::Error| match source.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                FabricError::Timeout { host, address, after, step }
+            }
+            _ => FabricError::Unreachable { host, address, source },
+        }
+    };
+    let socket = connect(&address, deadline).map_err(failed("did not answer a connection request"))?;
+    let reply = exchange(&socket, &encode_hello(cluster, invitation, to), deadline)
+        .map_err(failed("took the connection but did not answer the handshake"))?;
+    match reply {
+        Reply::Accepted => Ok(socket),
+        Reply::Version(theirs) => Err(FabricError::Version { host, ours: PROTOCOL_VERSION, theirs }),
+        Reply::Cluster => Err(FabricError::Cluster { host }),
+        Reply::Refused(reason) => Err(FabricError::Refused { host, reason }),
+        Reply::Name(actual) => Err(FabricError::Name { expected: host.clone(), host, actual }),
+    }
+}
+
+fn connect(address: &str, deadline: Deadline) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        let left = deadline.left().ok_or(io::ErrorKind::TimedOut)?;
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn exchange(socket: &TcpStream, hello: &[u8], deadline: Deadline) -> io::Result<Reply> {
+    socket.set_nodelay(true)?;
+    let written = deadline.write_all(socket, hello);
+    // A refusal may come before all of the hello is read, and then the write is what fails: look for the reply first.
+    let mut header = [0; REPLY_HEADER_BYTES];
+    if let Err(error) = deadline.read_exact(socket, &mut header) {
+        return Err(written.err().unwrap_or(error));
+    }
+    let reply = Reply::decode(&header, |detail| deadline.read_exact(socket, detail))?;
+    reply.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "what listens there is not a Megalith agent")
+    })
+}
+
+/// Serves one accepted connection until it is a link or refused. Whatever the peer does, this ends within `patience`
+/// for its hello, and then within the join timeout of its machine.
+pub(crate) fn receive(shared: &Arc<Shared>, socket: TcpStream, patience: Duration) {
+    let deadline = Deadline::after(patience);
+    // A peer that is no agent, or went away, is nobody's loss: there is no machine to tell.
+    let Ok(hello) = read_hello(shared, &socket, deadline) else { return };
+    let placed = hello.and_then(|(from, invitation)| {
+        let deadline = Deadline::after(invitation.settings.join_timeout);
+        let core = place(shared, invitation, deadline)?;
+        core.reserve(from).map_err(Reply::Refused)?;
+        Ok((core, from))
+    });
+    match placed {
+        Err(refusal) => {
+            let _ = Deadline::after(patience).write_all(&socket, &refusal.encode());
+        }
+        Ok((core, from)) => {
+            if Deadline::after(patience).write_all(&socket, &Reply::Accepted.encode()).is_err() {
+                return core.release(from);
+            }
+            if let Err(error) = core.attach(from, socket) {
+                core.tell_lost(from, Lost::Broken(error.kind()));
+            }
+        }
+    }
+}
+
+/// Reads a hello: who sends it and the invitation, or the refusal that it deserves. `Err`: not even that.
+#[allow(clippy::type_complexity, reason = "named parts would be read once")]
+fn read_hello(
+    shared: &Shared,
+    socket: &TcpStream,
+    deadline: Deadline,
+) -> io::Result<Result<(HostId, Invitation), Reply>> {
+    socket.set_nodelay(true)?;
+    let mut preamble = [0; PREAMBLE_BYTES];
+    deadline.read_exact(socket, &mut preamble)?;
+    let Preamble { version, cluster, body_bytes } =
+        Preamble::decode(&preamble).ok_or(io::ErrorKind::InvalidData)?;
+    if version != PROTOCOL_VERSION {
+        return Ok(Err(Reply::Version(PROTOCOL_VERSION)));
+    }
+    if cluster != shared.cluster {
+        return Ok(Err(Reply::Cluster));
+    }
+    if body_bytes > BODY_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; body_bytes];
+    deadline.read_exact(socket, &mut body)?;
+    let (from, invitation) = decode_body(&body).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(judge(shared, from, &invitation).map(|()| (from, invitation)))
+}
+
+/// Whether the invitation can be meant for this agent at all.
+fn judge(shared: &Shared, from: HostId, invitation: &Invitation) -> Result<(), Reply> {
+    invitation.check().map_err(Reply::Refused)?;
+    if from >= invitation.me {
+        return Err(Reply::Refused("a host dials the higher ones only".into()));
+    }
+    if invitation.member(invitation.me).name != shared.host.name() {
+        return Err(Reply::Name(shared.host.name().to_owned()));
+    }
+    Ok(())
+}
+
+/// The mesh that the connection belongs to; made now if the machine is new here.
+fn place(shared: &Arc<Shared>, invitation: Invitation, deadline: Deadline) -> Result<Arc<Core>, Reply> {
+    let machine = invitation.machine;
+    match shared.registry.enter(machine, deadline) {
+        Entry::Here(core) if core.invitation.agrees(&invitation) => Ok(core),
+        Entry::Here(core) => Err(Reply::Refused(format!(
+            "machine {machine} is here already, at epoch {} and perhaps with other hosts",
+            core.invitation.epoch.0
+        ))),
+        Entry::Busy => Err(Reply::Refused(format!("machine {machine} is still being made here"))),
+        Entry::New => make(shared, invitation, deadline).map_err(|reason| {
+            shared.registry.settle(machine, None);
+            Reply::Refused(reason)
+        }),
+    }
+}
+
+/// Asks the agent, and makes the machine's mesh.
+fn make(shared: &Arc<Shared>, invitation: Invitation, deadline: Deadline) -> Result<Arc<Core>, String> {
+    let inbox = shared.host.join(&invitation)?;
+    let machine = invitation.machine;
+    let join_timeout = invitation.settings.join_timeout;
+    let mesh = TcpMesh::new(shared, invitation, inbox).map_err(|error| error.to_string())?;
+    let core = mesh.core().clone();
+    core.watch(deadline).map_err(|error| error.to_string())?;
+    shared.registry.settle(machine, Some(core.clone()));
+    shared.host.joined(machine, mesh);
+    // Three quarters, so that home hears who cannot be reached before it gives up itself.
+    core.dial(deadline.within(join_timeout * 3 / 4));
+    Ok(core)
+}
+
+/// Makes the socket a link's: no delay, large buffers, and reads that end when the peer counts as silent.
+pub(crate) fn tune(socket: &TcpStream, settings: Settings) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(settings.lost_after))?;
+    socket.set_write_timeout(None)?;
+    static LIMITS: OnceLock<(usize, usize)> = OnceLock::new();
+    let limit = |name| fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?.trim().parse().ok();
+    let (send, receive) =
+        *LIMITS.get_or_init(|| (limit("wmem_max").unwrap_or(0), limit("rmem_max").unwrap_or(0)));
+    // A fixed size ends the kernel's own tuning, so it is set only where it is not cut to less than that gives.
+    if send >= SOCKET_BUFFER_BYTES {
+        sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER_BYTES)?;
+    }
+    if receive >= SOCKET_BUFFER_BYTES {
+        sockopt::set_socket_recv_buffer_size(socket, SOCKET_BUFFER_BYTES)?;
+    }
+    Ok(())
+}
