@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-import processes
 import pytest
+
+import processes
 from hosts import Hosts, why_no_limits, why_no_namespaces
 
 

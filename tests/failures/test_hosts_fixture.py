@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processes
 import pytest
+
+import processes
 from hosts import Hosts, cgroup, network, why_no_limits, why_no_namespaces
 
 TESTS = Path(__file__).parents[1]

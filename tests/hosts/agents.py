@@ -21,7 +21,6 @@ from typing import IO, Self, final
 
 import cli
 import processes
-
 from hosts import cgroup
 from hosts.network import Network
 from hosts.privilege import why_no_namespaces

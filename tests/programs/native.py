@@ -52,7 +52,7 @@ def run_native(
             done = subprocess.run(
                 [sys.executable, "-I", "-S", str(_METER), str(figures), *argv],
                 cwd=cwd,
-                stdin=source if source else subprocess.DEVNULL,
+                stdin=source or subprocess.DEVNULL,
                 env=dict(env) if env is not None else None,
                 capture_output=True,
                 timeout=timeout,
