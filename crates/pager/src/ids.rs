@@ -11,8 +11,8 @@ const NUMBER_BITS: u32 = 35;
 pub struct SpaceId(pub u32);
 
 impl SpaceId {
-    /// The largest id that leaves room for the page's number.
-    pub const MAX: SpaceId = SpaceId((1 << (64 - NUMBER_BITS)) - 1);
+    /// The largest id that leaves room for the page's number (and for the end of its range).
+    pub const MAX: SpaceId = SpaceId((1 << (64 - NUMBER_BITS)) - 2);
 
     /// The page at `address`.
     pub fn page(self, address: u64) -> PageId {

@@ -340,6 +340,11 @@ impl Pager {
         }
     }
 
+    /// Wakes who waits in a page, to fault again.
+    pub fn wake_page(&self, page: PageId) {
+        self.wake(page, 1);
+    }
+
     fn wake(&self, first: PageId, pages: u64) {
         if let Some(memory) = self.space(SpaceId::of(first)) {
             memory.wake(address(first), pages);

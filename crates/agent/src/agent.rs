@@ -1,0 +1,337 @@
+//! The daemon: listens for hosts, clients and control connections, and keeps the machines.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use fabric::{ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Listener, MachineId, TcpMesh};
+use pager::Budget;
+
+use crate::clients::{self, ClientListener};
+use crate::control;
+use crate::machine::{End, Machine, Mailbox};
+
+/// The smallest budget with which an agent does useful work.
+pub const BUDGET_BYTES_MIN: u64 = 16 << 20;
+
+/// A cluster's id from its name: FNV-1a, 128 bits (RFC 9923). It keeps clusters apart by mistake, not by malice.
+pub fn cluster_id(name: &str) -> ClusterId {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let hash = name.bytes().fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    ClusterId(hash.to_be_bytes())
+}
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The host's name in the machines that it will be part of.
+    pub name: String,
+    /// Where other hosts reach it: `host:port`, port 0 for any.
+    pub listen: String,
+    /// Where `control.sock` and `client.sock` are made.
+    pub directory: PathBuf,
+    /// Bytes that the host lends.
+    pub budget: u64,
+    /// Agents of another cluster are refused.
+    pub cluster: ClusterId,
+}
+
+/// Why an agent could not start or go on.
+#[derive(Debug)]
+pub enum AgentError {
+    /// The budget is below [`BUDGET_BYTES_MIN`].
+    Budget(u64),
+    /// The fabric's listener.
+    Fabric(FabricError),
+    /// A file or socket of the agent's directory.
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has its sockets there.
+    InUse(PathBuf),
+    /// A descriptor that the caller gave.
+    Descriptor(io::Error),
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Budget(bytes) => write!(
+                f,
+                "a memory budget of {bytes} bytes is too small: give the agent at least {} MiB",
+                BUDGET_BYTES_MIN >> 20
+            ),
+            Self::Fabric(error) => error.fmt(f),
+            Self::Path { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::InUse(path) => {
+                write!(f, "{}: another agent is running there; stop it or choose another directory", path.display())
+            }
+            Self::Descriptor(error) => write!(f, "waiting for the order to stop: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AgentError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Fabric(error) => Some(error),
+            Self::Path { source, .. } | Self::Descriptor(source) => Some(source),
+            Self::Budget(_) | Self::InUse(_) => None,
+        }
+    }
+}
+
+/// One host's agent.
+pub struct Agent {
+    name: String,
+    budget: Arc<Budget>,
+    machines: Mutex<HashMap<MachineId, Kept>>,
+    listener: OnceLock<Listener>,
+    /// For the threads that keep machines.
+    me: Weak<Agent>,
+}
+
+/// A machine, and (on hosts other than home) how its keeper hears of its end.
+struct Kept {
+    machine: Arc<Machine>,
+    ends: Option<Receiver<End>>,
+}
+
+/// Runs an agent until `stop` can be read (or its other end is closed). Writes one line of JSON to `ready` when it
+/// listens.
+///
+/// # Errors
+/// When it cannot start; the sockets it made are gone again.
+pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Result<(), AgentError> {
+    if config.budget < BUDGET_BYTES_MIN {
+        return Err(AgentError::Budget(config.budget));
+    }
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| AgentError::Path { path, source }
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.directory)
+        .map_err(at(&config.directory))?;
+    let control_path = config.directory.join("control.sock");
+    let client_path = config.directory.join("client.sock");
+    for path in [&control_path, &client_path] {
+        remove_dead_socket(path)?;
+    }
+    let agent = Arc::new_cyclic(|me| Agent {
+        name: config.name.clone(),
+        budget: Arc::new(Budget::new(config.budget)),
+        machines: Mutex::default(),
+        listener: OnceLock::new(),
+        me: me.clone(),
+    });
+    let listener =
+        Listener::bind(&config.listen, config.cluster, agent.clone() as Arc<dyn Host>).map_err(AgentError::Fabric)?;
+    let address = listener.address();
+    assert!(agent.listener.set(listener).is_ok(), "just made");
+
+    let control_listener = UnixListener::bind(&control_path).map_err(at(&control_path))?;
+    let sockets = Sockets(vec![control_path.clone(), client_path.clone()]);
+    std::fs::set_permissions(&control_path, std::fs::Permissions::from_mode(0o600)).map_err(at(&control_path))?;
+    let client_listener = Arc::new(ClientListener::bind(&client_path).map_err(at(&client_path))?);
+    let control_listener = Arc::new(control_listener);
+
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(work).map_err(AgentError::Descriptor)
+    };
+    spawn("control", {
+        let (agent, listener) = (agent.clone(), control_listener.clone());
+        Box::new(move || accept_control(&agent, &listener))
+    })?;
+    spawn("clients", {
+        let (agent, listener) = (agent.clone(), client_listener.clone());
+        Box::new(move || accept_clients(&agent, &listener))
+    })?;
+
+    // Whoever started us may not care to read it.
+    let line = format!("{{\"address\":\"{address}\"}}\n");
+    // SAFETY: the bytes live on; the descriptor is the caller's and open.
+    unsafe { libc::write(ready.as_raw_fd(), line.as_ptr().cast(), line.len()) };
+
+    wait_readable(stop).map_err(AgentError::Descriptor)?;
+    drop(sockets);
+    client_listener.shutdown();
+    // SAFETY: a plain system call on our descriptor.
+    unsafe { libc::shutdown(control_listener.as_raw_fd(), libc::SHUT_RDWR) };
+    agent.stop();
+    Ok(())
+}
+
+/// Removes the sockets when the agent ends, however it does.
+struct Sockets(Vec<PathBuf>);
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket that nobody listens on is left from an agent that was killed.
+fn remove_dead_socket(path: &Path) -> Result<(), AgentError> {
+    use std::os::unix::net::UnixStream;
+    if !path.exists() {
+        return Ok(());
+    }
+    if path.ends_with("control.sock") && UnixStream::connect(path).is_ok() {
+        return Err(AgentError::InUse(path.to_owned()));
+    }
+    std::fs::remove_file(path).map_err(|source| AgentError::Path { path: path.to_owned(), source })
+}
+
+fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: one entry, as we say. The wait ends when whoever started us says so, or is gone.
+        if unsafe { libc::poll(&raw mut watched, 1, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn accept_control(agent: &Arc<Agent>, listener: &UnixListener) {
+    while let Ok((stream, _)) = listener.accept() {
+        let agent = agent.clone();
+        let spawned =
+            std::thread::Builder::new().name("control".into()).spawn(move || control::serve(&agent, stream));
+        if let Err(error) = spawned {
+            eprintln!("megalith agent: no thread for a control connection: {error}");
+        }
+    }
+}
+
+fn accept_clients(agent: &Arc<Agent>, listener: &ClientListener) {
+    while let Some(connection) = listener.accept() {
+        let agent = agent.clone();
+        let spawned = std::thread::Builder::new()
+            .name("client".into())
+            .spawn(move || clients::serve(&connection, |id| agent.machine(id)));
+        if let Err(error) = spawned {
+            eprintln!("megalith agent: no thread for a client: {error}");
+        }
+    }
+}
+
+impl Agent {
+    /// The host's budget.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The fabric's listener.
+    pub fn listener(&self) -> &Listener {
+        self.listener.get().expect("set before anybody can ask")
+    }
+
+    /// A machine by its id.
+    pub fn machine(&self, id: MachineId) -> Option<Arc<Machine>> {
+        self.machines.lock().expect("a panic aborts the agent").get(&id).map(|k| k.machine.clone())
+    }
+
+    /// Makes this host's part of a machine that it opens itself.
+    ///
+    /// # Errors
+    /// In one line, when the machine is open already or there is no memory for its tables.
+    pub fn make(&self, invitation: Invitation) -> Result<(Arc<Machine>, Receiver<End>), String> {
+        let id = invitation.machine;
+        let (sender, receiver) = mpsc::channel();
+        let machine = Machine::new(invitation, self.budget.clone(), sender).map_err(|e| e.to_string())?;
+        self.keep(id, machine.clone(), None)?;
+        Ok((machine, receiver))
+    }
+
+    fn keep(&self, id: MachineId, machine: Arc<Machine>, ends: Option<Receiver<End>>) -> Result<(), String> {
+        let mut machines = self.machines.lock().expect("a panic aborts the agent");
+        if machines.contains_key(&id) {
+            drop(machines);
+            machine.end(End::Closed);
+            return Err(format!("machine {id} is open already"));
+        }
+        machines.insert(id, Kept { machine, ends });
+        Ok(())
+    }
+
+    /// Takes a machine away: ends it, says goodbye to the other hosts, frees its memory.
+    pub fn remove(&self, id: MachineId) {
+        let kept = self.machines.lock().expect("a panic aborts the agent").remove(&id);
+        if let Some(kept) = kept {
+            kept.machine.end(End::Closed);
+            if let Some(fabric) = kept.machine.fabric() {
+                fabric.shutdown();
+            }
+        }
+    }
+
+    fn stop(&self) {
+        let ids: Vec<MachineId> =
+            self.machines.lock().expect("a panic aborts the agent").keys().copied().collect();
+        for id in ids {
+            self.remove(id);
+        }
+        self.listener().shutdown();
+    }
+}
+
+impl Host for Agent {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn join(&self, invitation: &Invitation) -> Result<Arc<dyn Inbox>, String> {
+        let (sender, receiver) = mpsc::channel();
+        let machine =
+            Machine::new(invitation.clone(), self.budget.clone(), sender).map_err(|e| e.to_string())?;
+        let inbox = Arc::new(Mailbox(Arc::downgrade(&machine)));
+        self.keep(invitation.machine, machine, Some(receiver))?;
+        Ok(inbox)
+    }
+
+    fn joined(&self, id: MachineId, fabric: Arc<TcpMesh>) {
+        let mut machines = self.machines.lock().expect("a panic aborts the agent");
+        let Some(kept) = machines.get_mut(&id) else { return };
+        let (machine, ends) = (kept.machine.clone(), kept.ends.take());
+        drop(machines);
+        machine.set_fabric(fabric);
+        let Some(ends) = ends else { return };
+        let Some(agent) = self.me.upgrade() else { return };
+        let name = format!("machine {id}");
+        let spawned =
+            std::thread::Builder::new().name(name).spawn(move || keep_until_end(&agent, id, &machine, &ends));
+        if let Err(error) = spawned {
+            eprintln!("megalith agent: no thread for machine {id}: {error}");
+        }
+    }
+}
+
+/// On hosts other than home: sends figures at every heartbeat until the machine ends, then removes it.
+fn keep_until_end(agent: &Agent, id: MachineId, machine: &Machine, ends: &Receiver<End>) {
+    let heartbeat = machine.invitation.settings.heartbeat.max(Duration::from_millis(10));
+    while let Err(RecvTimeoutError::Timeout) = ends.recv_timeout(heartbeat) {
+        machine.send_figures();
+    }
+    agent.remove(id);
+}

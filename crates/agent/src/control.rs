@@ -1,0 +1,243 @@
+//! `control.sock`: one connection is one machine. The words are in `docs/architecture.md`, "Control protocol".
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use coherence::{Epoch, HostId};
+use fabric::{Fabric, FabricError, Inbox, Invitation, MachineId, Member, Settings, TcpMesh};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::machine::{End, Machine, Mailbox};
+use crate::wire;
+
+/// A line may not be longer.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+/// So long the last figures of the other hosts are waited for.
+const FIGURES_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Order {
+    Open(Open),
+    Close,
+}
+
+#[derive(Deserialize)]
+struct Open {
+    machine: String,
+    members: Vec<Address>,
+    heartbeat_ms: u64,
+    lost_after_ms: u64,
+    join_timeout_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    name: String,
+    address: String,
+}
+
+/// What the thread that writes waits for.
+enum Happened {
+    Ended(End),
+    Close,
+    Gone,
+}
+
+/// Serves one connection to its end.
+pub fn serve(agent: &Agent, stream: UnixStream) {
+    let Ok(reading) = stream.try_clone() else { return };
+    let mut lines = Lines(BufReader::new(reading));
+    let mut out = Out(stream);
+    let open = match lines.next() {
+        Some(Ok(Order::Open(open))) => open,
+        Some(Ok(Order::Close)) | None => return,
+        Some(Err(why)) => return out.failed("refused", None, &why),
+    };
+    let id = match u64::from_str_radix(&open.machine, 16) {
+        Ok(id) if open.machine.len() == 16 => MachineId(id),
+        _ => return out.failed("refused", None, "the machine's id is not 16 hexadecimal digits"),
+    };
+    let Some(home) = open.members.first() else {
+        return out.failed("refused", None, "a machine has at least one host");
+    };
+    if home.name != fabric::Host::name(agent) {
+        let why = format!("this agent's name is {}", fabric::Host::name(agent));
+        return out.failed("name", Some(&home.name), &why);
+    }
+    let heartbeat = Duration::from_millis(open.heartbeat_ms);
+    let invitation = Invitation {
+        machine: id,
+        // Two machines of one id at two times are two incarnations.
+        epoch: Epoch(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u32)),
+        me: HostId(0),
+        members: open.members.iter().map(|m| Member { name: m.name.clone(), address: m.address.clone() }).collect(),
+        settings: Settings {
+            heartbeat,
+            lost_after: Duration::from_millis(open.lost_after_ms),
+            join_timeout: Duration::from_millis(open.join_timeout_ms),
+        },
+    };
+    match run(agent, invitation, lines, &mut out) {
+        Ok(()) => {}
+        Err(Refusal::Fabric(error)) => {
+            let host = error.host().map(str::to_owned);
+            out.failed(error.kind(), host.as_deref(), &error.to_string());
+        }
+        Err(Refusal::Other(why)) => out.failed("refused", None, &why),
+    }
+    agent.remove(id);
+}
+
+enum Refusal {
+    Fabric(FabricError),
+    Other(String),
+}
+
+fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Result<(), Refusal> {
+    let (id, heartbeat) = (invitation.machine, invitation.settings.heartbeat);
+    let (machine, ends) = agent.make(invitation.clone()).map_err(Refusal::Other)?;
+    let inbox: Arc<dyn Inbox> = Arc::new(Mailbox(Arc::downgrade(&machine)));
+    let mesh = TcpMesh::open(agent.listener(), invitation, inbox).map_err(Refusal::Fabric)?;
+    machine.set_fabric(mesh);
+    refresh(&machine);
+    if machine.has_ended() {
+        // A host went between the last link and now; the reason is in the channel, and told below.
+        if let Ok(End::Lost { host, reason }) = ends.try_recv() {
+            out.lost(&machine, host, &reason);
+        }
+        return Ok(());
+    }
+    machine.lock().ask_for_room(&**machine.fabric().expect("just set"));
+    machine.fabric().expect("just set").flush();
+    out.say(&json!({"event": "opened", "hosts": figures(&machine)}));
+
+    let (sender, happened) = mpsc::channel();
+    spawn_readers(lines, ends, &sender);
+    loop {
+        match happened.recv_timeout(heartbeat) {
+            Err(RecvTimeoutError::Timeout) => {
+                if !out.say(&json!({"event": "status", "hosts": figures(&machine)})) {
+                    break;
+                }
+            }
+            Ok(Happened::Ended(End::Lost { host, reason })) => out.lost(&machine, host, &reason),
+            Ok(Happened::Ended(End::Full)) => {
+                refresh(&machine);
+                out.say(&json!({"event": "full", "hosts": figures(&machine)}));
+            }
+            Ok(Happened::Ended(End::Closed)) => {
+                // Our own agent is being stopped.
+                out.lost(&machine, HostId(0), "its agent was stopped");
+            }
+            Ok(Happened::Close) => {
+                if !machine.has_ended() {
+                    refresh(&machine);
+                }
+                agent.remove(id);
+                out.say(&json!({"event": "closed", "hosts": figures(&machine)}));
+                break;
+            }
+            Ok(Happened::Gone) | Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Two small threads turn what is read and how the machine ends into one stream.
+fn spawn_readers(mut lines: Lines, ends: mpsc::Receiver<End>, sender: &Sender<Happened>) {
+    let to_end = sender.clone();
+    let spawn = |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("control".into()).spawn(work);
+    let ended = spawn(Box::new(move || {
+        for end in ends {
+            let _ = to_end.send(Happened::Ended(end));
+        }
+    }));
+    let to_read = sender.clone();
+    let read = spawn(Box::new(move || {
+        let last = match lines.next() {
+            Some(Ok(Order::Close)) => Happened::Close,
+            _ => Happened::Gone,
+        };
+        let _ = to_read.send(last);
+    }));
+    if ended.is_err() || read.is_err() {
+        let _ = sender.send(Happened::Gone);
+    }
+}
+
+/// Asks the other hosts for their figures and waits for them, [`FIGURES_TIMEOUT`] at most.
+fn refresh(machine: &Machine) {
+    let Some(fabric) = machine.fabric() else { return };
+    for host in machine.others() {
+        machine.lock().others[usize::from(host.0)] = None;
+        fabric.send(host, &[&wire::SEND_FIGURES]);
+    }
+    fabric.flush();
+    let deadline = Instant::now() + FIGURES_TIMEOUT;
+    while Instant::now() < deadline && !machine.has_ended() {
+        let state = machine.lock();
+        if machine.others().all(|h| state.others[usize::from(h.0)].is_some()) {
+            return;
+        }
+        drop(state);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// All hosts' figures, as known now.
+fn figures(machine: &Machine) -> Vec<Value> {
+    let own = serde_json::to_value(machine.figures()).expect("figures are plain");
+    let state = machine.lock();
+    (0u16..)
+        .zip(&machine.invitation.members)
+        .map(|(i, member)| {
+            if i == machine.invitation.me.0 {
+                return own.clone();
+            }
+            state.others[usize::from(i)].clone().unwrap_or_else(|| {
+                let unknown = crate::figures::Figures { name: member.name.clone(), ..Default::default() };
+                serde_json::to_value(unknown).expect("figures are plain")
+            })
+        })
+        .collect()
+}
+
+struct Lines(BufReader<UnixStream>);
+
+impl Lines {
+    /// The next order; `None` when the connection has ended.
+    fn next(&mut self) -> Option<Result<Order, String>> {
+        let mut line = String::new();
+        let mut bounded = std::io::Read::take(&mut self.0, LINE_BYTES_MAX);
+        match bounded.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str(&line).map_err(|e| format!("an order that is none: {e}"))),
+        }
+    }
+}
+
+struct Out(UnixStream);
+
+impl Out {
+    /// False when nobody listens any more.
+    fn say(&mut self, event: &Value) -> bool {
+        let mut line = event.to_string();
+        line.push('\n');
+        self.0.write_all(line.as_bytes()).is_ok()
+    }
+
+    fn failed(&mut self, kind: &str, host: Option<&str>, detail: &str) {
+        self.say(&json!({"event": "failed", "kind": kind, "host": host, "detail": detail}));
+    }
+
+    fn lost(&mut self, machine: &Machine, host: HostId, reason: &str) {
+        let name = &machine.invitation.members[usize::from(host.0)].name;
+        self.say(&json!({"event": "lost", "host": name, "detail": reason}));
+    }
+}
