@@ -1,0 +1,64 @@
+"""Megalith: many ordinary Linux hosts as one machine.
+
+    >>> import megalith
+    >>> done = megalith.run(["velvetg", "assembly/"], hosts=3, memory_per_host="2G")
+    >>> done.returncode, done.report.wall_s
+
+The command line (``megalith --help``) is made of the same parts.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from megalith.exceptions import (
+    AgentError,
+    HostLost,
+    HostsFileError,
+    JoinError,
+    MegalithError,
+    MemoryExhausted,
+    PermissionMissing,
+    ProgramNotExecutable,
+    ProgramNotFound,
+    SizeError,
+)
+
+if TYPE_CHECKING:
+    from megalith.report import HostFigures, Report
+    from megalith.runner import Completed, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AgentError",
+    "Completed",
+    "HostFigures",
+    "HostLost",
+    "HostsFileError",
+    "JoinError",
+    "MegalithError",
+    "MemoryExhausted",
+    "PermissionMissing",
+    "ProgramNotExecutable",
+    "ProgramNotFound",
+    "Report",
+    "SizeError",
+    "__version__",
+    "run",
+]
+
+# Loaded when first asked for: `megalith --help` shall not pay for them.
+_LAZY = {
+    "Completed": "megalith.runner",
+    "HostFigures": "megalith.report",
+    "Report": "megalith.report",
+    "run": "megalith.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'megalith' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

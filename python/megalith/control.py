@@ -1,0 +1,252 @@
+"""The client's side of an agent's ``control.sock`` (docs/architecture.md, "Control protocol").
+
+One connection is one machine: it lives while the connection does. Lines of JSON come in, typed events
+go out; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, assert_never
+
+from megalith.exceptions import AgentError, JoinError
+from megalith.report import HostFigures
+
+LINE_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A host as the home agent is told of it."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The machine exists."""
+
+    hosts: tuple[HostFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The machine could not be made; the connection ends."""
+
+    kind: str
+    host: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A sign of life, with figures."""
+
+    hosts: tuple[HostFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A host is gone; the machine's clients have been killed."""
+
+    host: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The budgets are used up; the machine's clients have been killed."""
+
+    hosts: tuple[HostFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The machine has ended as asked; the last figures."""
+
+    hosts: tuple[HostFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The connection is at its end without having been asked to: the agent is gone."""
+
+
+Event = Opened | Failed | Status | Lost | Full | Closed | Ended
+
+
+def parse_event(line: bytes) -> Event:
+    """One line of the agent's, as an event."""
+    try:
+        data = json.loads(line)
+        match data["event"]:
+            case "opened":
+                hosts = data["hosts"]
+                return Opened(tuple(HostFigures(str(h["name"]), int(h["budget"])) for h in hosts))
+            case "failed":
+                host = data.get("host")
+                return Failed(str(data["kind"]), None if host is None else str(host), str(data["detail"]))
+            case "status":
+                return Status(_figures(data))
+            case "lost":
+                return Lost(str(data["host"]), str(data["detail"]))
+            case "full":
+                return Full(_figures(data))
+            case "closed":
+                return Closed(_figures(data))
+            case other:
+                raise ValueError(f"unknown event {other!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        shown = line[:200].decode(errors="replace").strip()
+        raise AgentError(f"the home agent said something that is no event ({error!r}): {shown}") from None
+
+
+def _figures(data: dict[str, Any]) -> tuple[HostFigures, ...]:
+    return tuple(HostFigures.from_wire(host) for host in data["hosts"])
+
+
+class Control:
+    """A connection to the home host's agent."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+        self._ended = False
+
+    @classmethod
+    def connect(cls, path: Path) -> Control:
+        """Connects; raises OSError (FileNotFoundError, ConnectionRefusedError) if no agent is there."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(path))
+        except BaseException:
+            connection.close()
+            raise
+        connection.setblocking(False)
+        return cls(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def open(
+        self,
+        *,
+        machine: str,
+        members: Iterable[Member],
+        heartbeat_s: float,
+        lost_after_s: float,
+        join_timeout_s: float,
+    ) -> Opened:
+        """Makes the machine; ``members`` begins with the home host."""
+        self._send(
+            {
+                "op": "open",
+                "machine": machine,
+                "members": [{"name": member.name, "address": member.address} for member in members],
+                "home": 0,
+                "heartbeat_ms": round(heartbeat_s * 1000),
+                "lost_after_ms": round(lost_after_s * 1000),
+                "join_timeout_ms": round(join_timeout_s * 1000),
+            }
+        )
+        for event in self.wait(join_timeout_s + lost_after_s):
+            match event:
+                case Opened():
+                    return event
+                case Failed():
+                    raise _join_error(event)
+                case Lost():
+                    raise _join_error(Failed("unreachable", event.host, event.detail))
+                case Ended():
+                    raise AgentError("the home host's agent ended while the machine was being made")
+                case Status() | Full() | Closed():
+                    continue
+                case _ as never:
+                    assert_never(never)
+        raise AgentError(f"the home host's agent has not answered for {join_timeout_s + lost_after_s:g} s")
+
+    def close(self) -> None:
+        """Asks for the machine's end; :class:`Closed` follows."""
+        self._send({"op": "close"})
+
+    def wait(self, timeout_s: float) -> Iterable[Event]:
+        """Events as they come, for at most ``timeout_s`` in all."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left_s)
+            try:
+                events = self._receive()
+            except TimeoutError:
+                return
+            finally:
+                self._socket.setblocking(False)
+            yield from events
+            if self._ended:
+                return
+
+    def events(self) -> list[Event]:
+        """What has come so far, without waiting."""
+        events: list[Event] = []
+        while not self._ended:
+            try:
+                events += self._receive()
+            except BlockingIOError:
+                break
+        return events
+
+    def _receive(self) -> list[Event]:
+        try:
+            data = self._socket.recv(1 << 16)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._ended = True
+            return [Ended()]
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        if len(rest) > LINE_BYTES_MAX:
+            raise AgentError(f"the home host's agent sent a line of more than {LINE_BYTES_MAX} bytes")
+        self._buffer = bytearray(rest)
+        return [parse_event(bytes(line)) for line in lines if line.strip()]
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._socket.settimeout(5.0)
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except TimeoutError:
+            raise AgentError("the home host's agent does not read what it is told") from None
+        except ConnectionError:
+            pass  # The agent is gone; reading says so, with whatever it still had to say before.
+        finally:
+            self._socket.setblocking(False)
+
+
+def _join_error(failed: Failed) -> JoinError:
+    host = f"host {failed.host}" if failed.host else "the machine"
+    what = {
+        "unreachable": f"{host} cannot be reached",
+        "version": f"{host} runs another version of Megalith",
+        "cluster": f"{host} belongs to another cluster",
+        "refused": f"{host} refused",
+        "name": f"{host} goes by another name",
+        "timeout": f"{host} did not answer in time",
+    }.get(failed.kind, f"{host}: {failed.kind}")
+    return JoinError(f"{what}: {failed.detail}", kind=failed.kind, host=failed.host)

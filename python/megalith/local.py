@@ -1,0 +1,170 @@
+"""Hosts that live on this computer for the length of one run.
+
+Each is an agent process in a session of its own (so that ^C does not reach it) with a private directory.
+They are taken away again whatever happens: by closing the *stop pipe* they all watch, which the kernel
+closes too if this process is killed; and by SIGKILL if that does not help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from megalith.control import Member
+from megalith.exceptions import AgentError
+from megalith.sizes import ByteCount
+
+READY_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Agent:
+    name: str
+    directory: Path
+    process: subprocess.Popen[bytes]
+    ready: IO[bytes]
+
+    def last_words(self) -> str:
+        """The last line it wrote, or how it ended."""
+        log = self.directory.with_suffix(".log").read_text(errors="replace").strip()
+        if log:
+            return log.splitlines()[-1].removeprefix("megalith agent: ")
+        return f"it ended with status {self.process.poll()} and said nothing"
+
+
+class LocalHosts:
+    """``count`` agents on this computer, as a context manager."""
+
+    def __init__(self, count: int, budget: ByteCount) -> None:
+        self._count = count
+        self._budget = budget
+        self._agents: list[_Agent] = []
+        self._members: list[Member] = []
+        self._directory = Path()
+        self._stop_write = -1
+
+    @property
+    def members(self) -> list[Member]:
+        return self._members
+
+    @property
+    def home_directory(self) -> Path:
+        return self._agents[0].directory
+
+    @property
+    def pids(self) -> set[int]:
+        return {agent.process.pid for agent in self._agents}
+
+    def __enter__(self) -> Self:
+        self._directory = Path(tempfile.mkdtemp(prefix="megalith-"))
+        try:
+            stop_read, self._stop_write = os.pipe()
+            try:
+                cluster = secrets.token_hex(8)
+                for number in range(1, self._count + 1):
+                    self._start(f"host{number}", cluster, stop_read)
+            finally:
+                os.close(stop_read)
+            deadline = time.monotonic() + READY_TIMEOUT_S
+            self._members = [self._await_ready(agent, deadline) for agent in self._agents]
+        except BaseException:
+            self.kill()
+            self._clean()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._close_stop()
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            for agent in self._agents:
+                with suppress(subprocess.TimeoutExpired):
+                    agent.process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            self.kill()
+            self._clean()
+
+    def kill(self) -> None:
+        """Ends the agents at once, be they stopped, stuck or dead."""
+        for agent in self._agents:
+            agent.process.kill()
+        for agent in self._agents:
+            agent.process.wait()
+
+    def obituary(self, name: str) -> str | None:
+        """How the agent of host ``name`` ended, if it has."""
+        for agent in self._agents:
+            if agent.name == name and (status := agent.process.poll()) is not None:
+                if status < 0:
+                    return f"its agent was killed by signal {-status}"
+                return f"its agent ended with status {status}: {agent.last_words()}"
+        return None
+
+    def _start(self, name: str, cluster: str, stop_read: int) -> None:
+        directory = self._directory / name
+        directory.mkdir(mode=0o700)
+        ready_read, ready_write = os.pipe()
+        try:
+            with open(directory.with_suffix(".log"), "wb") as log:
+                # -P: a directory called megalith where the user happens to stand is not this package.
+                command = [sys.executable, "-P", "-m", "megalith", "agent"]
+                command += ["--name", name, "--listen", "127.0.0.1:0", "--memory", str(self._budget)]
+                command += ["--dir", str(directory), "--cluster", cluster]
+                command += ["--ready-fd", str(ready_write), "--stop-fd", str(stop_read)]
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(ready_write, stop_read),
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(ready_read)
+            raise
+        finally:
+            os.close(ready_write)
+        self._agents.append(_Agent(name, directory, process, os.fdopen(ready_read, "rb", buffering=0)))
+
+    def _await_ready(self, agent: _Agent, deadline: float) -> Member:
+        line = b""
+        while not line.endswith(b"\n"):
+            left_s = max(0.0, deadline - time.monotonic())
+            if not select.select([agent.ready], [], [], left_s)[0]:
+                raise AgentError(f"the agent of {agent.name} was not ready after {READY_TIMEOUT_S:g} s")
+            data = agent.ready.read(4096)
+            if not data:
+                with suppress(subprocess.TimeoutExpired):
+                    agent.process.wait(1.0)
+                raise AgentError(f"the agent of {agent.name} did not start: {agent.last_words()}")
+            line += data
+        return Member(agent.name, str(json.loads(line)["address"]))
+
+    def _close_stop(self) -> None:
+        if self._stop_write >= 0:
+            os.close(self._stop_write)
+            self._stop_write = -1
+
+    def _clean(self) -> None:
+        self._close_stop()
+        for agent in self._agents:
+            agent.ready.close()
+        shutil.rmtree(self._directory, ignore_errors=True)

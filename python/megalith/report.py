@@ -1,0 +1,130 @@
+"""What a run has to say for itself: the figures of every host, and how the run ended.
+
+``Report.as_json()`` is what ``--report`` and ``--json`` write. A key may be added under the same
+``schema_version``; one that changes its meaning or goes away makes a new version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+SCHEMA_VERSION: Final = 1
+
+EndedBy = Literal["exit", "signal", "host lost", "memory exhausted", "not started"]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Page faults served, by what they needed."""
+
+    first_touch: int = 0
+    """Nobody had the page yet."""
+    local: int = 0
+    """The page was here, stowed."""
+    remote: int = 0
+    """The page came from another host."""
+    minor: int = 0
+    """The page was here and only not mapped."""
+    write: int = 0
+    """The page was mapped to read, and now may be written."""
+
+    @property
+    def total(self) -> int:
+        return self.first_touch + self.local + self.remote + self.minor + self.write
+
+
+@dataclass(frozen=True, slots=True)
+class FaultTimes:
+    """Microseconds from a fault to its answer; ``None`` where none was served."""
+
+    p50: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFigures:
+    """One host's part in the machine. Memory in bytes, the rest in pages, as the names say."""
+
+    name: str
+    budget: int
+    held: int = 0
+    """Bytes of the budget in use now: mapped and stowed."""
+    peak: int = 0
+    """The most that was held at any time."""
+    mapped: int = 0
+    stowed: int = 0
+    """Bytes that the stowed pages take, compressed where that pays."""
+    stowed_pages: int = 0
+    faults: Faults = Faults()
+    bytes_in: int = 0
+    bytes_out: int = 0
+    evicted_pages: int = 0
+    handed_over_pages: int = 0
+    received_pages: int = 0
+    fault_us: FaultTimes = FaultTimes()
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> HostFigures:
+        """Reads what an agent says of a host; raises KeyError, TypeError or ValueError if it is not that."""
+        counts = {
+            field.name: _count(data[field.name])
+            for field in dataclasses.fields(cls)
+            if field.name not in ("name", "faults", "fault_us")
+        }
+        faults = Faults(**{f.name: _count(data["faults"][f.name]) for f in dataclasses.fields(Faults)})
+        times = FaultTimes(*(_microseconds(data["fault_us"][key]) for key in ("p50", "p99")))
+        return cls(name=str(data["name"]), faults=faults, fault_us=times, **counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run, from beginning to end."""
+
+    argv: tuple[str, ...]
+    machine: str
+    """The machine's id."""
+    hosts: tuple[HostFigures, ...]
+    """The home host first."""
+    exit_code: int
+    """What ``megalith run`` ends with."""
+    ended_by: EndedBy
+    error: str | None
+    """The line that says what went wrong with the machine, if anything did."""
+    lost_host: str | None
+    started: str
+    """When, in UTC (ISO 8601)."""
+    wall_s: float
+    user_s: float
+    system_s: float
+    leftovers_killed: int
+    """Processes that the program left behind and that were ended."""
+    version: str
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory of the whole machine."""
+        return sum(host.budget for host in self.hosts)
+
+    def as_json(self) -> str:
+        """The report as one line of JSON."""
+        fields = dataclasses.asdict(self)
+        version = fields.pop("version")
+        head = {"schema_version": SCHEMA_VERSION, "kind": "run", "megalith": version, "memory": self.memory}
+        return json.dumps(head | fields)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _microseconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or value < 0:
+        raise ValueError(f"{value!r} is not a time")
+    return float(value)

@@ -1,0 +1,210 @@
+"""A ``megalith._core`` without memory: an agent that speaks the control protocol, and a runtime that runs natively.
+
+What it shall do out of the ordinary is said in the environment variable FAKE, as JSON:
+
+    {"fail": {"kind": …, "host": …, "detail": …}}    answer `open` with `failed`
+    {"after_ms": 300, "then": "lost"|"full"|"silent"|"die"|"garbage"}   once a program runs
+    {"probe": {…}}                                    another answer of probe_userfaultfd
+    {"refuse": "text", "of": "host2"}                 serve_agent raises RuntimeError
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.1.0"
+PROTOCOL_VERSION = 1
+NEEDED = 1 << 0 | 1 << 5 | 1 << 10 | 1 << 11 | 1 << 12
+
+
+def _wish() -> dict[str, Any]:
+    wish: dict[str, Any] = json.loads(os.environ.get("FAKE", "{}"))
+    return wish
+
+
+def runtime_image() -> bytes:
+    return Path(os.environ["FAKE_RUNTIME"]).read_bytes()
+
+
+def probe_userfaultfd() -> dict[str, Any]:
+    fine = {"available": True, "kernel_faults": True, "features": NEEDED, "needed": NEEDED, "error": None}
+    wished: dict[str, Any] = _wish().get("probe", {})
+    return fine | {"via": "syscall"} | wished
+
+
+def serve_agent(
+    *, name: str, listen: str, directory: str, budget: int, cluster: str, ready_fd: int, stop_fd: int
+) -> None:
+    wish = _wish()
+    if "refuse" in wish and wish.get("of", name) == name:
+        raise RuntimeError(wish["refuse"])
+    host, port = listen.rsplit(":", 1)
+    listener = socket.create_server((host, int(port)))
+    control = Path(directory, "control.sock")
+    client = Path(directory, "client.sock")
+    with socket.socket(socket.AF_UNIX) as clients, socket.socket(socket.AF_UNIX) as server:
+        for bound, path in ((clients, client), (server, control)):
+            bound.bind(str(path))
+            path.chmod(0o600)
+            bound.listen()
+        address = json.dumps({"address": f"{host}:{listener.getsockname()[1]}"})
+        os.write(ready_fd, address.encode() + b"\n")
+        try:
+            while True:
+                readable = select.select([server.fileno(), stop_fd], [], [])[0]
+                if stop_fd in readable:
+                    return
+                connection, _ = server.accept()
+                with connection:
+                    if _Machine(connection, Path(f"{client}.pid"), name, budget, stop_fd, wish).serve():
+                        return
+        finally:
+            for path in (control, client, Path(f"{client}.pid")):
+                path.unlink(missing_ok=True)
+            listener.close()
+
+
+class _Machine:
+    def __init__(
+        self, connection: socket.socket, pid: Path, name: str, budget: int, stop_fd: int, wish: dict[str, Any]
+    ) -> None:
+        self.connection = connection
+        self.pid = pid
+        self.name = name
+        self.budget = budget
+        self.stop_fd = stop_fd
+        self.wish = wish
+        self.members: list[str] = []
+        self.held = 0
+        self.ran_s: float | None = None
+
+    def serve(self) -> bool:
+        """One machine; whether the agent is to stop."""
+        heartbeat_s = 0.5
+        buffer = b""
+        last_s = 0.0
+        try:
+            while True:
+                now_s = time.monotonic()
+                if self.members and now_s - last_s >= heartbeat_s:
+                    last_s = now_s
+                    self.held = min(self.budget, self.held + (1 << 20))
+                    self.say("status", hosts=self.figures())
+                if self.misbehave(now_s):
+                    return False
+                readable = select.select([self.connection.fileno(), self.stop_fd], [], [], 0.02)[0]
+                if self.stop_fd in readable:
+                    self.kill_client()
+                    return True
+                if self.connection.fileno() not in readable:
+                    continue
+                data = self.connection.recv(65536)
+                if not data:
+                    self.kill_client()
+                    return False
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    message = json.loads(line)
+                    if message["op"] == "close":
+                        self.say("closed", hosts=self.figures())
+                        self.kill_client()
+                        return False
+                    if not self.open(message):
+                        return False
+                    heartbeat_s = message["heartbeat_ms"] / 1000
+        except (BrokenPipeError, ConnectionResetError):
+            self.kill_client()
+            return False
+
+    def open(self, message: dict[str, Any]) -> bool:
+        assert message["home"] == 0
+        assert len(message["machine"]) == 16
+        assert message["lost_after_ms"] > 0
+        assert message["join_timeout_ms"] > 0
+        names = [member["name"] for member in message["members"]]
+        if "fail" in self.wish:
+            self.say("failed", **self.wish["fail"])
+            return False
+        if names[0] != self.name:
+            self.say("failed", kind="name", host=names[0], detail=f"this agent is {self.name}")
+            return False
+        for member in message["members"]:
+            host, port = member["address"].rsplit(":", 1)
+            try:
+                socket.create_connection((host, int(port)), 1.0).close()
+            except OSError as error:
+                self.say("failed", kind="unreachable", host=member["name"], detail=f"{member['address']}: {error}")
+                return False
+        self.members = names
+        self.say("opened", hosts=[{"name": name, "budget": self.budget} for name in names])
+        return True
+
+    def misbehave(self, now_s: float) -> bool:
+        """Whether the machine is over."""
+        if "then" not in self.wish or self.client() is None:
+            return False
+        self.ran_s = self.ran_s or now_s
+        if now_s - self.ran_s < self.wish.get("after_ms", 0) / 1000:
+            return False
+        match self.wish["then"]:
+            case "lost":
+                self.kill_client()
+                self.say("lost", host=self.members[-1], detail="no sign of life for 3000 ms")
+            case "full":
+                self.kill_client()
+                self.held = self.budget
+                self.say("full", hosts=self.figures())
+            case "silent":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "garbage":
+                self.connection.sendall(b'{"event":"sing"}\n')
+            case _:
+                os.kill(os.getpid(), signal.SIGKILL)
+        del self.wish["then"]
+        return False
+
+    def client(self) -> int | None:
+        try:
+            return int(self.pid.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def kill_client(self) -> None:
+        pid = self.client()
+        if pid is not None:
+            self.pid.unlink()
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def figures(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "budget": self.budget,
+                "held": self.held,
+                "peak": self.held,
+                "mapped": self.held // 2,
+                "stowed": self.held // 4,
+                "stowed_pages": self.held // 8192,
+                "faults": {"first_touch": 10, "local": 20, "remote": 30, "minor": 40, "write": 50},
+                "bytes_in": 1 << 20,
+                "bytes_out": 1 << 21,
+                "evicted_pages": 100,
+                "handed_over_pages": 50,
+                "received_pages": 0,
+                "fault_us": {"p50": 12.5, "p99": 80} if name == self.name else {"p50": None, "p99": None},
+            }
+            for name in self.members
+        ]
+
+    def say(self, event: str, **rest: Any) -> None:
+        self.connection.sendall(json.dumps({"event": event, **rest}).encode() + b"\n")
