@@ -130,6 +130,16 @@ impl Cache {
         self.pending.get(&page).is_some_and(Pending::hollow)
     }
 
+    /// Regions of which pages are here or asked for.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
+        self.regions.keys().copied().chain(self.pending.keys().map(|page| page.region()))
+    }
+
+    /// Whether the page is here or asked for.
+    pub(crate) fn knows(&self, page: PageId) -> bool {
+        self.hold(page) != Hold::Absent || self.pending.contains_key(&page)
+    }
+
     // What happens on this host.
 
     /// A page is needed. `first_touch` asks the directory of this very host whether the page is free to take.
@@ -169,7 +179,7 @@ impl Cache {
             out.act(Action::KeptAfterAll { page, to });
             return;
         }
-        if self.planted.has(Fault::DropUnasked) && self.hold(page) == Hold::Shared {
+        if self.planted.has(Fault::DropUnasked) {
             self.drop_copy(page, out);
         }
         self.start(page, Pending::new(Ask::HandOver(to)), out);

@@ -280,6 +280,17 @@ impl Directory {
         (!self.planted.has(Fault::DiscardUnconfirmed)).then_some(Stage::Done)
     }
 
+    /// Regions of which pages are touched or asked for.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
+        self.tables.keys().copied().chain(self.busy.keys().map(|page| page.region()))
+    }
+
+    /// Whether anybody has the page, or asks for it.
+    pub(crate) fn knows(&self, page: PageId) -> bool {
+        self.tables.get(&page.region()).is_some_and(|table| table[page.index()] != FrameIndex::NONE)
+            || self.busy.contains_key(&page)
+    }
+
     fn entry_mut(&mut self, page: PageId) -> Option<&mut FrameIndex> {
         Some(&mut self.tables.get_mut(&page.region())?[page.index()])
     }

@@ -1,6 +1,6 @@
 //! One host's part in the protocol.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 
@@ -105,6 +105,27 @@ impl Node {
     /// free, while threads of it run on other hosts, must wait until this is false for all its pages.
     pub fn discarding(&self, page: PageId) -> bool {
         self.cache.hollow(page)
+    }
+
+    /// The pages of a range that this host has to do with, in order: it holds them, waits for them, or keeps
+    /// their directory entries. What a program frees, it frees by ranges; of these pages alone an
+    /// [`Event::Discard`] can make a difference here.
+    pub fn touched(&self, pages: Range<PageId>, out: &mut Vec<PageId>) {
+        let last = PageId(pages.end.0.saturating_sub(1)).region();
+        let range = pages.start.region()..=last;
+        // A range is mostly short, and the regions that are known many.
+        let regions: BTreeSet<RegionId> = if last.0 - range.start().0 < 64 {
+            (range.start().0..=last.0).map(RegionId).collect()
+        } else {
+            let known = self.cache.regions().chain(self.directory.regions());
+            known.filter(|region| range.contains(region)).collect()
+        };
+        for region in regions {
+            let of_region = (0..REGION_PAGES).map(|index| region.page(index));
+            out.extend(of_region.filter(|page| {
+                pages.contains(page) && (self.cache.knows(*page) || self.directory.knows(*page))
+            }));
+        }
     }
 
     /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.

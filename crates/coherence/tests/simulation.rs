@@ -1,0 +1,173 @@
+//! Long random histories at sizes that cannot be explored: many hosts, pages and regions. A failure names its
+//! seed and step; the same seed gives the same history.
+
+mod world;
+
+use megalith_coherence::{Access, HostId, Message, PageId, REGION_PAGES};
+use world::{Lane, Step, World, ensure};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((word ^ word >> 31) % sides as u64) as usize
+    }
+
+    fn one_in(&mut self, sides: usize) -> bool {
+        self.roll(sides) == 0
+    }
+
+    fn pick<'a, T>(&mut self, among: &'a [T]) -> &'a T {
+        &among[self.roll(among.len())]
+    }
+}
+
+/// How often things happen, out of all client events; wants are the rest.
+struct Habits {
+    hosts: u16,
+    pages: usize,
+    hand_overs: usize,
+    discards: usize,
+    /// A message is delivered this many times as often as a client does something.
+    speed: usize,
+}
+
+fn simulate(seed: u64, habits: &Habits, steps: usize) {
+    let mut dice = Dice(seed);
+    // Eight pages of each region, so that pages of a region meet and regions abound.
+    let pages: Vec<PageId> =
+        (0..habits.pages).map(|n| PageId((n / 8 * REGION_PAGES + n % 8 * 3) as u64)).collect();
+    let mut world = World::new(habits.hosts, &pages, None);
+    let mut delivered = 0;
+    for number in 0..steps {
+        let Some(step) = next(&mut dice, &world, habits, &pages) else { continue };
+        delivered += usize::from(matches!(step, Step::Deliver { .. }));
+        take(&mut world, step, seed, number);
+        if dice.one_in(4_000) {
+            // Now and then everything comes to rest, as it must by itself.
+            while let Some(step) = deliver(&mut dice, &world) {
+                take(&mut world, step, seed, number);
+            }
+            rest(&mut world, &pages, seed, number);
+        }
+    }
+    while let Some(step) = deliver(&mut dice, &world) {
+        take(&mut world, step, seed, steps);
+    }
+    rest(&mut world, &pages, seed, steps);
+    let writes: u32 = world.histories.values().map(|history| history.writes).sum();
+    assert!(
+        delivered > steps / 10 && writes as usize > steps / 100,
+        "seed {seed}: {delivered} delivered, {writes} writes"
+    );
+}
+
+fn next(dice: &mut Dice, world: &World, habits: &Habits, pages: &[PageId]) -> Option<Step> {
+    if !dice.one_in(habits.speed + 1)
+        && let Some(step) = deliver(dice, world)
+    {
+        return Some(step);
+    }
+    let host = HostId(dice.roll(usize::from(habits.hosts)) as u16);
+    // Half of what happens, happens to few pages.
+    let page = *if dice.one_in(2) { dice.pick(&pages[..4]) } else { dice.pick(pages) };
+    let held = world.access(host, page);
+    if held == Some(Access::Write) && dice.one_in(2) {
+        return Some(Step::Write { host, page });
+    }
+    let roll = dice.roll(100);
+    if roll < habits.hand_overs {
+        let to = HostId(dice.roll(usize::from(habits.hosts)) as u16);
+        return (!world.leaving.contains_key(&(host, page))).then_some(Step::HandOver { host, page, to });
+    }
+    if roll < habits.hand_overs + habits.discards {
+        return Some(Step::Discard { host, page });
+    }
+    let access = if dice.one_in(2) { Access::Write } else { Access::Read };
+    Some(Step::Want { host, page, access })
+}
+
+fn deliver(dice: &mut Dice, world: &World) -> Option<Step> {
+    let lanes = world.network.len();
+    if lanes == 0 {
+        return None;
+    }
+    let &(from, to, lane) = world.network.keys().nth(dice.roll(lanes)).expect("a lane of that number");
+    Some(Step::Deliver { from, to, lane, idle: dice.one_in(2) })
+}
+
+fn take(world: &mut World, step: Step, seed: u64, number: usize) {
+    let page = match step {
+        Step::Want { page, .. } | Step::HandOver { page, .. } | Step::Discard { page, .. } => Some(page),
+        Step::Write { page, .. } | Step::Deliver { lane: Lane::Page(page), .. } => Some(page),
+        Step::Deliver { lane: Lane::Region(_), .. } => None,
+    };
+    world.step(step);
+    let broken = world.broken.clone();
+    let verdict = ensure(broken.is_none(), || broken.unwrap_or_default())
+        .and_then(|()| page.map_or(Ok(()), |page| world.check_page(page)));
+    if let Err(why) = verdict {
+        panic!("seed {seed}, step {number}, {step:?}: {why}");
+    }
+}
+
+/// Nothing is under way: nobody waits, and all agree on every page.
+fn rest(world: &mut World, pages: &[PageId], seed: u64, number: usize) {
+    let ends = world.every_request_ends();
+    let verdict = pages.iter().fold(ends, |verdict, page| verdict.and_then(|()| world.check_page(*page)));
+    if let Err(why) = verdict {
+        panic!("seed {seed}, at rest after step {number}: {why}");
+    }
+    world.settle_histories();
+}
+
+#[test]
+fn four_hosts_that_share_much() {
+    let habits = Habits { hosts: 4, pages: 64, hand_overs: 10, discards: 5, speed: 4 };
+    for seed in 0..4 {
+        simulate(seed, &habits, 30_000);
+    }
+}
+
+#[test]
+fn eight_hosts_that_hand_over_much() {
+    let habits = Habits { hosts: 8, pages: 96, hand_overs: 50, discards: 2, speed: 3 };
+    for seed in 100..104 {
+        simulate(seed, &habits, 30_000);
+    }
+}
+
+#[test]
+fn six_hosts_that_discard_much() {
+    let habits = Habits { hosts: 6, pages: 64, hand_overs: 20, discards: 30, speed: 6 };
+    for seed in 200..204 {
+        simulate(seed, &habits, 30_000);
+    }
+}
+
+/// Messages pile up: the queues are long, and most of what arrives is about the past.
+#[test]
+fn five_hosts_over_a_slow_network() {
+    let habits = Habits { hosts: 5, pages: 64, hand_overs: 20, discards: 10, speed: 1 };
+    for seed in 300..304 {
+        simulate(seed, &habits, 30_000);
+    }
+}
+
+/// A machine ends and its name is used again: what its hosts once sent must not be understood.
+#[test]
+fn a_message_of_another_incarnation_does_nothing() {
+    use megalith_coherence::{Epoch, Event, Node};
+    let mut node = Node::new(HostId(0), 2, Epoch(2));
+    let before = node.portrait();
+    let message = Message::Request { page: PageId(1), access: Access::Write };
+    let mut actions = Vec::new();
+    node.handle(Event::Message { from: HostId(1), epoch: Epoch(1), message, idle: true }, &mut actions);
+    assert!(actions.is_empty());
+    assert_eq!(node.portrait(), before);
+}
