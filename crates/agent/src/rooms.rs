@@ -40,7 +40,7 @@ impl Rooms {
     }
 
     /// Hosts to ask now; they count as asked.
-    pub fn to_ask(&mut self, now: Instant) -> Vec<HostId> {
+    pub fn ask(&mut self, now: Instant) -> Vec<HostId> {
         let hosts: Vec<HostId> = self
             .others()
             .filter(|h| {
@@ -94,8 +94,8 @@ mod tests {
     fn asks_ahead_and_knows_when_there_is_nowhere_to_go() {
         let now = Instant::now();
         let mut rooms = Rooms::new(HostId(0), 3);
-        assert_eq!(rooms.to_ask(now), [HostId(1), HostId(2)]);
-        assert!(rooms.to_ask(now).is_empty(), "asked already");
+        assert_eq!(rooms.ask(now), [HostId(1), HostId(2)]);
+        assert!(rooms.ask(now).is_empty(), "asked already");
         rooms.promised(HostId(1), 256, now);
         rooms.promised(HostId(2), 0, now);
         assert_eq!(rooms.best(), Some((HostId(1), 256)));
@@ -103,10 +103,10 @@ mod tests {
             rooms.use_one(HostId(1));
         }
         assert!(!rooms.nowhere(), "the first has not refused yet");
-        assert_eq!(rooms.to_ask(now), [HostId(1)]);
+        assert_eq!(rooms.ask(now), [HostId(1)]);
         rooms.promised(HostId(1), 0, now);
         assert!(rooms.nowhere() && rooms.best().is_none());
-        assert_eq!(rooms.to_ask(now + ASK_AGAIN).len(), 2);
+        assert_eq!(rooms.ask(now + ASK_AGAIN).len(), 2);
         assert!(!rooms.nowhere());
         assert!(Rooms::new(HostId(0), 1).nowhere(), "alone");
     }

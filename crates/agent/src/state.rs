@@ -264,7 +264,7 @@ impl State {
 
     /// Asks hosts for room where promises run low.
     pub fn ask_for_room(&mut self, fabric: &dyn Fabric) {
-        for host in self.rooms.to_ask(Instant::now()) {
+        for host in self.rooms.ask(Instant::now()) {
             fabric.send(host, &[&wire::room_ask(ROOM_PAGES)]);
         }
     }
