@@ -190,13 +190,6 @@ fn want(host: u16, access: Access) -> Step {
     Step::Want { host: HostId(host), page: PAGE, access }
 }
 
-fn explore(name: &str, protocol: Protocol) {
-    let begin = Instant::now();
-    let checker = protocol.checker().threads(2).spawn_bfs().join();
-    println!("{name}: {} states, {} s", checker.unique_state_count(), begin.elapsed().as_secs());
-    checker.assert_properties();
-}
-
 fn untouched() -> Vec<Vec<Step>> {
     vec![vec![]]
 }

@@ -4,6 +4,9 @@
 //! A page's bytes are a [`Content`]: which write made them, and how many discards had been asked for when
 //! they began as initial bytes.
 
+// Each test uses its own part of it.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
