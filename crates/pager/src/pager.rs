@@ -214,6 +214,7 @@ impl Pager {
         let queued = (page, entry.tick);
         self.stowed_queue.push_back(queued);
         self.stowed += 1;
+        self.compact_stowed();
         if was_wanted {
             self.budget.give(PAGE as u64);
             self.wake(page, 1);
@@ -382,6 +383,10 @@ impl Pager {
             self.mapped_queue.push_back(queued);
         }
         self.mapped += pages;
+        compact(&mut self.mapped_queue, self.mapped, |page, tick| {
+            let entry = self.table.get(page);
+            entry.place == Place::Mapped && entry.tick == tick
+        });
     }
 
     /// Runs a mapping call over `pages` pages and returns how many of the first ones are mapped.
@@ -430,5 +435,21 @@ impl Pager {
         self.stowed_queue.push_back(queued);
         self.mapped -= 1;
         self.stowed += 1;
+        self.compact_stowed();
+    }
+
+    fn compact_stowed(&mut self) {
+        compact(&mut self.stowed_queue, self.stowed, |page, tick| {
+            let entry = self.table.get(page);
+            matches!(entry.place, Place::Stowed(..)) && entry.tick == tick
+        });
+    }
+}
+
+/// Old entries of a queue are skipped when they are met; where nothing is ever evicted none is met, so they are
+/// swept out when they outnumber those that count.
+fn compact(queue: &mut VecDeque<Queued>, pages: u64, counts: impl Fn(PageId, u16) -> bool) {
+    if queue.len() as u64 > 2 * pages + 4096 {
+        queue.retain(|&(page, tick)| counts(page, tick));
     }
 }

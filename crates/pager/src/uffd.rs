@@ -159,7 +159,7 @@ impl Uffd {
 
     /// Maps `bytes` (whole pages) at `address` and wakes who waits there.
     pub fn copy(&self, address: u64, bytes: &[u8], write_protected: bool) -> Mapped {
-        debug_assert!(bytes.len() as u64 % PAGE == 0 && address % PAGE == 0);
+        debug_assert!((bytes.len() as u64).is_multiple_of(PAGE) && address.is_multiple_of(PAGE));
         let mut arg = Copy {
             dst: address,
             src: bytes.as_ptr() as u64,
