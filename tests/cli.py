@@ -50,8 +50,8 @@ class Report:
 
 
 def command(*arguments: str) -> list[str]:
-    """The words that start the command line with `arguments`."""
-    return [sys.executable, "-m", "megalith", *arguments]
+    """The words that start the command line with `arguments` (-P: the working directory holds no modules)."""
+    return [sys.executable, "-P", "-m", "megalith", *arguments]
 
 
 def start(
@@ -101,7 +101,7 @@ def run(
 
 def local(hosts: int, memory: str, *, report: Path | None = None) -> list[str]:
     """The words from `run` up to the program, for hosts that are processes on this machine."""
-    words = ["run", "--local", str(hosts), "--memory-per-host", memory]
+    words = ["run", "--quiet", "--local", str(hosts), "--memory-per-host", memory]
     if report is not None:
         words += ["--report", str(report)]
     return [*words, "--"]

@@ -17,7 +17,13 @@ class HostsFactory(Protocol):
     """Makes hosts whose agents run; `count` hosts with a budget of `memory` each."""
 
     def __call__(
-        self, count: int, *, memory: str, limit_bytes: int | None = None, need_namespaces: bool = False
+        self,
+        count: int,
+        *,
+        memory: str,
+        limit_bytes: int | None = None,
+        need_namespaces: bool = False,
+        namespaces: bool | None = None,
     ) -> Hosts: ...
 
 
@@ -43,11 +49,20 @@ def hosts(megalith: None) -> Iterator[HostsFactory]:
     """A factory of hosts that are gone when the test ends, however it ends."""
     with ExitStack() as made:
 
-        def make(count: int, *, memory: str, limit_bytes: int | None = None, need_namespaces: bool = False) -> Hosts:
+        def make(
+            count: int,
+            *,
+            memory: str,
+            limit_bytes: int | None = None,
+            need_namespaces: bool = False,
+            namespaces: bool | None = None,
+        ) -> Hosts:
             reason = why_no_limits() if limit_bytes is not None else why_no_namespaces() if need_namespaces else None
             if reason:
                 pytest.skip(reason)
-            return made.enter_context(Hosts(count, memory=memory, limit_bytes=limit_bytes)).start()
+            return made.enter_context(
+                Hosts(count, memory=memory, limit_bytes=limit_bytes, namespaces=namespaces)
+            ).start()
 
         yield make
 

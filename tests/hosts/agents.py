@@ -102,7 +102,7 @@ class Hosts:
         for host in self.all:
             self.launch(host)
         for host in self.all:
-            self._await(host)
+            self.await_ready(host)
         return self
 
     def launch(self, host: Host, *, cluster: str | None = None) -> None:
@@ -114,6 +114,13 @@ class Hosts:
         with host.log.open("ab") as log:
             host.agent = self.spawn(host, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
+    def stop(self, host: Host) -> None:
+        """Ends the agent of `host` as an operator would, and waits for it."""
+        assert host.agent is not None
+        host.agent.terminate()
+        host.agent.wait(timeout=10)
+        host.directory.mkdir(mode=0o700, exist_ok=True)
+
     def spawn(
         self,
         host: Host,
@@ -124,7 +131,6 @@ class Hosts:
         stderr: int | IO[bytes],
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        new_session: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Starts any command on `host`, that is in its namespace and under its limit."""
         process = subprocess.Popen(
@@ -134,7 +140,6 @@ class Hosts:
             stderr=stderr,
             cwd=cwd,
             env={**processes.environment(self.mark, TMPDIR=str(self.scratch)), **(env or {})},
-            start_new_session=new_session,
         )
         self._spawned.append(process)
         return process
@@ -147,10 +152,10 @@ class Hosts:
         stdin: int | IO[bytes] = subprocess.DEVNULL,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        new_session: bool = False,
+        file: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Starts `megalith run --hosts FILE … -- PROGRAM` on the home host; its output goes to pipes."""
-        command = cli.command("run", "--hosts", str(self.file), *options, "--", *program)
+        command = cli.command("run", "--hosts", str(file or self.file), *options, "--", *program)
         return self.spawn(
             self.home,
             command,
@@ -159,7 +164,6 @@ class Hosts:
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=env,
-            new_session=new_session,
         )
 
     def run(
@@ -175,6 +179,12 @@ class Hosts:
         begin = time.monotonic()
         run = self.start_run(program, options=options, cwd=cwd, env=env)
         return cli.finish(run, begin=begin, timeout=timeout)
+
+    def command_on(self, host: Host, command: Sequence[str], *, timeout: float) -> cli.Outcome:
+        """Runs any command on `host` to its end."""
+        begin = time.monotonic()
+        process = self.spawn(host, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return cli.finish(process, begin=begin, timeout=timeout)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Sends a signal to the agent of a host."""
@@ -234,7 +244,8 @@ class Hosts:
         ]
         return "".join(parts)
 
-    def _await(self, host: Host) -> None:
+    def await_ready(self, host: Host) -> None:
+        """Waits until the agent of `host` answers on its control socket."""
         end = time.monotonic() + _READY_SECONDS_MAX
         path = host.directory / "control.sock"
         while not _answers(path):

@@ -111,7 +111,8 @@ def load(directory: Path, commands: Path, client: str, bench: str) -> tuple[byte
         subprocess.run([client, "-s", socket, *ask], capture_output=True, check=True, timeout=30).stdout
         for ask in (["debug", "digest"], ["dbsize"])
     )
-    assert len(digest.strip()) == 40 and digest.strip(b"\n0"), digest
+    assert len(digest.strip()) == 40, digest
+    assert digest.strip(b"\n0"), "all zeros: the server is empty"
     return digest, size
 
 
