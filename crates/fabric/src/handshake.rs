@@ -167,8 +167,13 @@ fn make(shared: &Arc<Shared>, invitation: Invitation, deadline: Deadline) -> Res
     let mesh = TcpMesh::new(shared, invitation, inbox).map_err(|error| error.to_string())?;
     let core = mesh.core().clone();
     core.watch(deadline).map_err(|error| error.to_string())?;
-    shared.registry.settle(machine, Some(core.clone()));
+    // Before others find the mesh, link, and send.
     shared.host.joined(machine, mesh);
+    shared.registry.settle(machine, Some(core.clone()));
+    if core.is_closed() {
+        // Shut down before the registry had it.
+        shared.registry.leave(machine, &core);
+    }
     // Three quarters, so that home hears who cannot be reached before it gives up itself.
     core.dial(deadline.within(join_timeout * 3 / 4));
     Ok(core)

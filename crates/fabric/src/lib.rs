@@ -11,6 +11,8 @@
 //! └ phase    who is linked, who is ready, is it closed (one a machine)
 //!   └ out    one peer's out-buffer, and who is writing it
 //! ```
+#![forbid(unsafe_code)]
+
 mod deadline;
 mod error;
 mod frame;

@@ -169,7 +169,7 @@ impl Link {
                 Ok(Wrote::All(bytes)) => {
                     allowance = allowance.saturating_sub(bytes);
                     self.wrote_all(&mut out, batch);
-                    if !(out.wanted && !out.filling.is_empty()) {
+                    if !out.wanted || out.filling.is_empty() {
                         return self.free(&mut out);
                     }
                     if allowance == 0 {

@@ -446,7 +446,8 @@ impl Core {
                 let _ = handle.join();
             }
         }
-        lock(&self.inbox).take();
+        let inbox = lock(&self.inbox).take();
+        drop(inbox);
     }
 
     /// Waits until every peer has closed its side (it has our goodbye), at most `LINGER`.

@@ -136,6 +136,42 @@ fn a_member_that_cannot_reach_another_tells_home() {
 }
 
 #[test]
+fn home_is_told_which_two_hosts_cannot_link() {
+    let (recorders, hall) = Hall::recorders(2);
+    // c, played by hand, takes home (host 0) and refuses b (host 1).
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let mut invitation = hall.invitation();
+    invitation
+        .members
+        .push(Member { name: "c".into(), address: listener.local_addr().expect("bound").to_string() });
+    let c = thread::spawn(move || {
+        let serve = |_| {
+            let (mut socket, _) = listener.accept().expect("a dialer");
+            let mut preamble = [0; 32];
+            socket.read_exact(&mut preamble).expect("a hello");
+            let length = u32::from_le_bytes(preamble[28..].try_into().expect("four bytes"));
+            let mut body = vec![0; length as usize];
+            socket.read_exact(&mut body).expect("a hello");
+            let (from, _) = decode_body(&body).expect("a hello");
+            let reply = if from.0 == 0 { Reply::Accepted } else { Reply::Refused("I do not know b".into()) };
+            socket.write_all(&reply.encode()).expect("the dialer reads");
+            socket
+        };
+        // Held until home gives up.
+        for mut socket in (0..2).map(serve).collect::<Vec<_>>() {
+            let _ = socket.read_to_end(&mut Vec::new());
+        }
+    });
+    let error = hall.try_open(invitation).err().expect("b and c cannot link");
+    assert!(matches!(&error, FabricError::Between { by, host, .. } if by == "b" && host == "c"), "{error}");
+    assert_eq!(error.kind(), "refused");
+    assert_eq!(error.to_string(), "host b reports: host c: its agent refused to join: I do not know b");
+    assert_eq!(recorders[1].wait_lost(HostId(0)).1, crate::Lost::Withdrawn);
+    hall.agents[1].mesh().shutdown();
+    c.join().expect("played");
+}
+
+#[test]
 fn a_silent_listener_costs_the_join_timeout() {
     let begin = Instant::now();
     let error = error_of_dialing(Vec::new(), Duration::from_millis(400));

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use coherence::HostId;
 
 use super::Random;
-use super::parties::{Hall, Told, Watched, shutdown};
-use crate::{Fabric, Inbox, Lost, TcpMesh};
+use super::parties::{CLUSTER, EPOCH, Hall, MACHINE, Recorder, SETTINGS, Told, Watched, shutdown};
+use crate::{Fabric, Host, Inbox, Invitation, Listener, Lost, MachineId, Member, TcpMesh};
 
 /// Checks messages against the same random stream that the sender draws from.
 struct Checker {
@@ -154,6 +155,78 @@ fn a_machine_that_is_here_cannot_be_opened_twice() {
     let error = hall.try_open(hall.invitation()).err().expect("it is here");
     assert_eq!((error.kind(), error.to_string().contains("is already here")), ("refused", true), "{error}");
     shutdown(&meshes);
+}
+
+/// An agent that takes its time to take its fabric, and greets everybody with it at once.
+struct Slow {
+    name: &'static str,
+    mesh: OnceLock<Arc<TcpMesh>>,
+    greeted: Watched<Vec<HostId>>,
+}
+
+/// The agent as its inbox.
+struct SlowInbox(Arc<Slow>);
+
+impl Inbox for SlowInbox {
+    fn message(&self, from: HostId, bytes: &[u8]) {
+        assert!(self.0.mesh.get().is_some(), "a message of {from:?} before joined() returned");
+        assert_eq!(bytes, b"hello");
+        self.0.greeted.change(|greeted| greeted.push(from));
+    }
+    fn drained(&self, _from: HostId) {}
+    fn lost(&self, host: HostId, reason: Lost) {
+        panic!("{host:?} lost: {reason}");
+    }
+}
+
+/// The agent as its host.
+struct SlowHost(Arc<Slow>);
+
+impl Host for SlowHost {
+    fn name(&self) -> &str {
+        self.0.name
+    }
+    fn join(&self, _invitation: &Invitation) -> Result<Arc<dyn Inbox>, String> {
+        Ok(Arc::new(SlowInbox(self.0.clone())))
+    }
+    fn joined(&self, _machine: MachineId, fabric: Arc<TcpMesh>) {
+        thread::sleep(Duration::from_millis(200));
+        (0..fabric.hosts())
+            .map(HostId)
+            .filter(|host| *host != fabric.me())
+            .for_each(|host| fabric.send(host, &[b"hello"]));
+        fabric.flush();
+        assert!(self.0.mesh.set(fabric).is_ok());
+    }
+}
+
+#[test]
+fn a_slow_agent_has_its_fabric_before_the_first_message_and_early_sends_arrive() {
+    let slow = ["a", "b", "c", "d"]
+        .map(|name| Arc::new(Slow { name, mesh: OnceLock::new(), greeted: Watched::default() }));
+    let bind = |slow: &Arc<Slow>| {
+        Listener::bind("127.0.0.1:0", CLUSTER, Arc::new(SlowHost(slow.clone()))).expect("loopback")
+    };
+    let listeners: Vec<Listener> = slow.iter().map(bind).collect();
+    let member = |(slow, listener): (&Arc<Slow>, &Listener)| Member {
+        name: slow.name.into(),
+        address: listener.address().to_string(),
+    };
+    let members = slow.iter().zip(&listeners).map(member).collect();
+    let invitation =
+        Invitation { machine: MACHINE, epoch: EPOCH, me: HostId(0), members, settings: SETTINGS };
+    let greeted = Arc::new(Recorder::default());
+    let home = TcpMesh::open(&listeners[0], invitation, greeted.clone()).expect("it stands");
+    for from in 1..4 {
+        greeted.wait_for(&Told::Message(HostId(from), b"hello".to_vec()));
+        slow[usize::from(from)]
+            .greeted
+            .wait_for("two greetings", |greeted| (greeted.len() == 2).then_some(()));
+    }
+    home.shutdown();
+    for slow in &slow[1..] {
+        slow.mesh.get().expect("joined").shutdown();
+    }
 }
 
 /// Answers from within the inbox, and shuts down from within it at the end.
