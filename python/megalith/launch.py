@@ -29,15 +29,12 @@ _MFD_EXEC: Final = 0x10
 SPACE_BYTES: Final = 0x6000_0000_0000
 """crates/client, SPACE_END: how long the memory file of a space is."""
 
-_INTERPRETERS_MAX: Final = 4
-"""How often a script's interpreter may be a script, as in the kernel (fs/exec.c)."""
-
 _ELF_X86_64: Final = 62
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that can be started: the ELF file to load, and its arguments."""
+    """A program that can be started: the file to load, and its arguments."""
 
     path: str
     argv: tuple[str, ...]
@@ -59,21 +56,17 @@ class Ending:
 
 
 def find_program(argv: Sequence[str], environment: Mapping[str, str]) -> Program:
-    """Finds ``argv[0]`` along PATH, and the interpreter if it is a script."""
-    path, arguments = _search(argv[0], environment.get("PATH", os.defpath)), list(argv)
-    for _ in range(_INTERPRETERS_MAX):
-        head = _head(path)
-        if not head.startswith(b"#!"):
-            _check_elf(path, head)
-            return Program(path, tuple(arguments))
-        words = os.fsdecode(head[2:].split(b"\n")[0]).strip().split(None, 1)
-        if not words:
-            raise ProgramNotExecutable(f"{path}: names no interpreter after '#!'")
-        arguments = [*words, path, *arguments[1:]]
-        if not os.path.exists(words[0]):
+    """Finds ``argv[0]`` along PATH, and checks that it is something that can be run."""
+    path = _search(argv[0], environment.get("PATH", os.defpath))
+    head = _head(path)
+    if head.startswith(b"#!"):
+        # The runtime goes on to the interpreter, as the kernel would.
+        words = os.fsdecode(head[2:].split(b"\n")[0]).split()
+        if words and not os.path.exists(words[0]):
             raise ProgramNotFound(f"{path}: its interpreter {words[0]} does not exist")
-        path = words[0]
-    raise ProgramNotExecutable(f"{argv[0]}: too many interpreters in a row")
+    else:
+        _check_elf(path, head)
+    return Program(path, tuple(argv))
 
 
 def _search(name: str, search_path: str) -> str:

@@ -1,22 +1,22 @@
-"""The command line, run as a user runs it, on fake agents."""
+"""The command line on fake agents; and a core for what is imported here, where the real one is not built."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-FAKE = HERE / "fake"
-PACKAGE = HERE.parent.parent / "python"
+from cli_driver import FAKE, HERE, Cli
 
-sys.path.insert(0, str(FAKE))
+if find_spec("megalith._core") is None:
+    sys.path.insert(0, str(FAKE))
+    import fake_core
+
+    sys.modules["megalith._core"] = fake_core
 
 
 @pytest.fixture(scope="session")
@@ -24,54 +24,6 @@ def fake_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runtime") / "fake-runtime"
     subprocess.run(["cc", "-O1", "-o", path, HERE / "fake_runtime.c"], check=True)
     return path
-
-
-class Cli:
-    """Runs ``megalith`` with the fake core, and looks after what it leaves behind."""
-
-    def __init__(self, runtime: Path, home: Path) -> None:
-        self.home = home
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{FAKE}:{PACKAGE}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "FAKE_RUNTIME": str(runtime),
-            "TMPDIR": str(home / "tmp"),
-            "XDG_RUNTIME_DIR": str(home / "xdg"),
-            "LC_ALL": "C.UTF-8",
-        }
-        (home / "tmp").mkdir()
-        (home / "xdg").mkdir(mode=0o700)
-
-    def popen(self, *words: str, wish: dict[str, Any] | None = None, **options: Any) -> subprocess.Popen[str]:
-        environment = self.environment | {"FAKE": json.dumps(wish or {})}
-        command = [sys.executable, "-P", "-m", "megalith", *words]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
-        return subprocess.Popen(command, text=True, env=environment, **options)
-
-    def __call__(
-        self, *words: str, wish: dict[str, Any] | None = None, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        with self.popen(*words, wish=wish, **options) as process:
-            try:
-                out, err = process.communicate(timeout=60)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def leftovers(self) -> list[str]:
-        """Agents and directories of local hosts that are still there."""
-        found = [str(path) for path in (self.home / "tmp").iterdir()]
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    environ = (entry / "environ").read_bytes()
-                except OSError:
-                    continue
-                if f"TMPDIR={self.home / 'tmp'}".encode() in environ.split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        return found
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # What follows the first "--" is the program's, whatever it looks like.
     at = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
-    arguments = _parser().parse_args(words[:at])
+    arguments, unknown = _parser().parse_known_args(words[:at])
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if at < len(words):
         arguments.command += words[at:] if arguments.command else words[at + 1 :]
     try:

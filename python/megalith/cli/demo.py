@@ -61,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="stop the comparison after SEC seconds a phase, or ten times our own time if that is less (default: 600)",
     )
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, parser=parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.set_defaults(main=main)
+    parser.set_defaults(main=main, parser=parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,9 @@ What it shall do out of the ordinary is said in the environment variable FAKE, a
     {"after_ms": 300, "then": "lost"|"full"|"silent"|"die"|"garbage"}   once a program runs
     {"probe": {…}}                                    another answer of probe_userfaultfd
     {"refuse": "text", "of": "host2"}                 serve_agent raises RuntimeError
+    {"mute_s": 60}                                    `open` is answered late
+
+FAKE_FAIL=version (or another kind) is `fail` for host b.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ NEEDED = 1 << 0 | 1 << 5 | 1 << 10 | 1 << 11 | 1 << 12
 
 def _wish() -> dict[str, Any]:
     wish: dict[str, Any] = json.loads(os.environ.get("FAKE", "{}"))
+    if kind := os.environ.get("FAKE_FAIL"):
+        wish["fail"] = {"kind": kind, "host": "b", "detail": "as was wished"}
     return wish
 
 
@@ -129,6 +134,7 @@ class _Machine:
         assert message["lost_after_ms"] > 0
         assert message["join_timeout_ms"] > 0
         names = [member["name"] for member in message["members"]]
+        time.sleep(self.wish.get("mute_s", 0))
         if "fail" in self.wish:
             self.say("failed", **self.wish["fail"])
             return False

@@ -1,0 +1,47 @@
+# Megalith. `make` says what there is.
+
+PYTHON := .venv/bin/python
+SOURCES := $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.ld' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
+GENOME ?= plasmids
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (Debian 12, as root): packages, cargo, .venv
+	@scripts/setup.sh
+
+build: setup .venv/built ## build the Rust half and install the package into .venv
+
+.venv/built: $(SOURCES) scripts/build.sh scripts/requirements.txt
+	@scripts/build.sh
+
+demo: ## assemble a genome on three hosts that are each too small (GENOME=plasmids|lambda|ecoli)
+	@scripts/setup.sh build demo
+	@$(MAKE) --no-print-directory .venv/built
+	@.venv/bin/megalith demo --genome $(GENOME)
+
+test: lint ## everything that is checked, ending with pytest's summary
+	cargo test --workspace --quiet
+	$(PYTHON) -m pytest
+
+lint: build ## formatting, clippy, ruff, mypy
+	cargo fmt --all --check
+	@if cargo clippy --version >/dev/null 2>&1; then \
+	    echo cargo clippy --workspace --all-targets -- -D warnings; \
+	    cargo clippy --quiet --workspace --all-targets -- -D warnings; \
+	else echo "lint: cargo clippy is not installed (Debian has none for its current cargo): NOT CHECKED"; fi
+	.venv/bin/ruff check --quiet
+	.venv/bin/ruff format --check --quiet
+	.venv/bin/mypy
+
+bench: build ## measure; results in build/bench
+	@mkdir -p build/bench
+	$(PYTHON) -m bench
+
+clean: ## take away what was built
+	rm -rf target build dist .pytest_cache .mypy_cache .ruff_cache .venv/built
+	find python tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/megalith/*.so

@@ -1,0 +1,172 @@
+"""The control protocol, as docs/architecture.md has it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megalith.control import Closed, Control, Ended, Full, Lost, Member, Opened, Status, parse_event
+from megalith.exceptions import AgentError, JoinError
+from megalith.report import FaultTimes, HostFigures
+
+FIGURES: dict[str, Any] = {
+    "name": "a",
+    "budget": 8192,
+    "held": 4096,
+    "peak": 8192,
+    "mapped": 4096,
+    "stowed": 0,
+    "stowed_pages": 0,
+    "faults": {"first_touch": 1, "local": 2, "remote": 3, "minor": 4, "write": 5},
+    "bytes_in": 1,
+    "bytes_out": 2,
+    "evicted_pages": 3,
+    "handed_over_pages": 4,
+    "received_pages": 5,
+    "fault_us": {"p50": 1.5, "p99": None},
+}
+
+
+def line(**message: Any) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def test_events_are_typed() -> None:
+    status = parse_event(line(event="status", hosts=[FIGURES]))
+    assert isinstance(status, Status)
+    assert status.hosts[0].faults.total == 15
+    assert status.hosts[0].fault_us == FaultTimes(1.5, None)
+    assert parse_event(line(event="closed", hosts=[FIGURES])) == Closed(status.hosts)
+    assert parse_event(line(event="full", hosts=[FIGURES])) == Full(status.hosts)
+    assert parse_event(line(event="lost", host="b", detail="gone")) == Lost("b", "gone")
+    opened = parse_event(line(event="opened", hosts=[{"name": "a", "budget": 7}]))
+    assert opened == Opened((HostFigures("a", 7),))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        line(event="sing"),
+        line(event="status"),
+        line(event="status", hosts=[FIGURES | {"held": -1}]),
+        line(event="status", hosts=[FIGURES | {"held": 1.5}]),
+        line(event="status", hosts=[FIGURES | {"held": True}]),
+        line(event="status", hosts=[FIGURES | {"fault_us": {"p50": "1"}}]),
+        line(event="status", hosts=[{key: FIGURES[key] for key in FIGURES if key != "peak"}]),
+    ],
+)
+def test_what_is_no_event_is_refused(text: bytes) -> None:
+    with pytest.raises(AgentError, match="is no event"):
+        parse_event(text)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Control, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with Control(ours) as control, theirs:
+        yield control, theirs
+
+
+def test_lines_may_come_in_pieces(pair: tuple[Control, socket.socket]) -> None:
+    control, agent = pair
+    text = line(event="lost", host="b", detail="gone")
+    agent.sendall(text[:10])
+    assert control.events() == []
+    agent.sendall(text[10:] + text)
+    assert control.events() == [Lost("b", "gone")] * 2
+    agent.close()
+    assert control.events() == [Ended()]
+    assert control.events() == []
+
+
+def answer(agent: socket.socket, *lines: bytes) -> Callable[[], dict[str, Any]]:
+    """Answers one message; the result is that message."""
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        heard.append(agent.recv(65536))
+        for text in lines:
+            agent.sendall(text)
+        agent.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+
+    def message() -> dict[str, Any]:
+        thread.join()
+        result: dict[str, Any] = json.loads(heard[0])
+        return result
+
+    return message
+
+
+def open_machine(control: Control) -> Opened:
+    members = [Member("a", "h:1"), Member("b", "h:2")]
+    return control.open(machine="0" * 16, members=members, heartbeat_s=0.5, lost_after_s=3, join_timeout_s=1)
+
+
+def test_open_says_what_the_protocol_asks_for(pair: tuple[Control, socket.socket]) -> None:
+    control, agent = pair
+    message = answer(agent, line(event="opened", hosts=[{"name": "a", "budget": 7}]))
+    assert open_machine(control).hosts[0].budget == 7
+    assert message() == {
+        "op": "open",
+        "machine": "0" * 16,
+        "members": [{"name": "a", "address": "h:1"}, {"name": "b", "address": "h:2"}],
+        "home": 0,
+        "heartbeat_ms": 500,
+        "lost_after_ms": 3000,
+        "join_timeout_ms": 1000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("unreachable", "host b cannot be reached: why"),
+        ("version", "host b runs another version of Megalith: why"),
+        ("cluster", "host b belongs to another cluster: why"),
+        ("refused", "host b refused: why"),
+        ("name", "host b goes by another name: why"),
+        ("timeout", "host b did not answer in time: why"),
+        ("novel", "host b: novel: why"),
+    ],
+)
+def test_a_machine_that_cannot_be_made_says_why(pair: tuple[Control, socket.socket], kind: str, words: str) -> None:
+    control, agent = pair
+    message = answer(agent, line(event="failed", kind=kind, host="b", detail="why"))
+    with pytest.raises(JoinError) as caught:
+        open_machine(control)
+    message()
+    assert str(caught.value) == words
+    assert (caught.value.kind, caught.value.host) == (kind, "b")
+
+
+def test_an_agent_that_ends_or_stays_silent_is_not_waited_for(pair: tuple[Control, socket.socket]) -> None:
+    control, agent = pair
+    message = answer(agent)
+    with pytest.raises(AgentError, match="ended while the machine was being made"):
+        open_machine(control)
+    message()
+
+
+def test_silence_has_an_end() -> None:
+    ours, theirs = socket.socketpair()
+    with Control(ours) as control, theirs, pytest.raises(AgentError, match=r"has not answered for 0\.2 s"):
+        control.open(machine="0" * 16, members=[], heartbeat_s=0.1, lost_after_s=0.1, join_timeout_s=0.1)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Control.connect(tmp_path / "control.sock")
