@@ -284,10 +284,15 @@ impl Session {
         let pages = first..offset(first, (end - start) / PAGE_BYTES);
         let Some(fabric) = self.machine.fabric() else { return Err(libc::EIO) };
         let mut state = self.machine.lock();
-        if let Err(violation) = state.discard(pages, &**fabric) {
+        for region in state.node.touched_regions(pages.clone()) {
+            if let Err(violation) = state.discard(region, &pages, &**fabric) {
+                drop(state);
+                self.machine.violated(&violation);
+                return Err(libc::EIO);
+            }
+            // A program may free terabytes at once: let faults and signs of life in between.
             drop(state);
-            self.machine.violated(&violation);
-            return Err(libc::EIO);
+            state = self.machine.lock();
         }
         if request.op != Op::Discard as u64 {
             state.pager.back(self.space, start, len, file);

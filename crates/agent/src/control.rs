@@ -89,7 +89,8 @@ pub fn serve(agent: &Agent, stream: UnixStream) {
             let host = error.host().map(str::to_owned);
             out.failed(error.kind(), host.as_deref(), &error.to_string());
         }
-        Err(Refusal::Other(why)) => out.failed("refused", None, &why),
+        // No machine was made, and one of the same id may be somebody else's.
+        Err(Refusal::Other(why)) => return out.failed("refused", None, &why),
     }
     agent.remove(id);
 }

@@ -73,7 +73,7 @@ pub struct Figures {
     pub budget: u64,
     /// Bytes held or promised now, over all its machines.
     pub held: u64,
-    /// The most that was held since the machine was opened.
+    /// The most that was held since the agent started.
     pub peak: u64,
     /// Bytes that clients can see.
     pub mapped: u64,

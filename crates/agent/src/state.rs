@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coherence::{Access, Action, After, Bytes, Epoch, Event, HostId, Message, Node, PageId, Violation};
+use coherence::{Access, Action, After, Bytes, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
 use fabric::Fabric;
 use pager::{Budget, Fault, PAGE, Packed, Pager, Place, SpaceId, Streams, offset};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -226,20 +226,21 @@ impl State {
         Ok(())
     }
 
-    /// The program has freed pages: whole pages of `[start, start + len)`.
+    /// The program has freed pages: those of a range that lie in one region.
     ///
     /// # Errors
     /// A [`Violation`] found on the way.
-    pub fn discard(&mut self, pages: std::ops::Range<PageId>, fabric: &dyn Fabric) -> Result<(), Violation> {
+    pub fn discard(
+        &mut self,
+        region: RegionId,
+        pages: &std::ops::Range<PageId>,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
         let mut touched = Vec::new();
-        self.node.touched(pages, &mut touched);
+        self.node.touched(region, pages, &mut touched);
         for page in touched {
             self.waiting.remove(&page);
             self.node.try_handle(Event::Discard { page }, &mut self.actions)?;
-            // The pages were few or the batch is long enough: what is dropped is punched in runs.
-            if self.actions.len() >= 4096 {
-                self.settle(None, fabric);
-            }
         }
         self.settle(None, fabric);
         Ok(())

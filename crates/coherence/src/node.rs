@@ -107,25 +107,27 @@ impl Node {
         self.cache.hollow(page)
     }
 
-    /// The pages of a range that this host has to do with, in order: it holds them, waits for them, or keeps
-    /// their directory entries. What a program frees, it frees by ranges; of these pages alone an
-    /// [`Event::Discard`] can make a difference here.
-    pub fn touched(&self, pages: Range<PageId>, out: &mut Vec<PageId>) {
+    /// The regions of which [`Node::touched`] may name pages of a range, in order.
+    pub fn touched_regions(&self, pages: Range<PageId>) -> Vec<RegionId> {
+        let first = pages.start.region();
         let last = PageId(pages.end.0.saturating_sub(1)).region();
-        let range = pages.start.region()..=last;
+        let known = || self.cache.regions().chain(self.directory.regions());
         // A range is mostly short, and the regions that are known many.
-        let regions: BTreeSet<RegionId> = if last.0 - range.start().0 < 64 {
-            (range.start().0..=last.0).map(RegionId).collect()
-        } else {
-            let known = self.cache.regions().chain(self.directory.regions());
-            known.filter(|region| range.contains(region)).collect()
-        };
-        for region in regions {
-            let of_region = (0..REGION_PAGES).map(|index| region.page(index));
-            out.extend(of_region.filter(|page| {
-                pages.contains(page) && (self.cache.knows(*page) || self.directory.knows(*page))
-            }));
+        if last.0 - first.0 < 64 {
+            return (first.0..=last.0).map(RegionId).collect();
         }
+        let within: BTreeSet<RegionId> = known().filter(|region| (first..=last).contains(region)).collect();
+        within.into_iter().collect()
+    }
+
+    /// The pages of a range within a region that this host has to do with, in order: it holds them, waits for
+    /// them, or keeps their directory entries. What a program frees, it frees by ranges; of these pages alone an
+    /// [`Event::Discard`] can make a difference here.
+    pub fn touched(&self, region: RegionId, pages: &Range<PageId>, out: &mut Vec<PageId>) {
+        let of_region = (0..REGION_PAGES).map(|index| region.page(index));
+        out.extend(of_region.filter(|page| {
+            pages.contains(page) && (self.cache.knows(*page) || self.directory.knows(*page))
+        }));
     }
 
     /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.
