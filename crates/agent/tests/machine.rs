@@ -239,6 +239,21 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Leaves, and waits until home knows: a machine that ends kills the clients it still has, and that is us.
+    fn leave(self, control: &mut Control) {
+        drop(self);
+        let begun = Instant::now();
+        loop {
+            let home = &control.hear_until("status")["hosts"][0];
+            if home["mapped"] == 0 && home["stowed_pages"] == 0 {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "{home}");
+        }
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         // SAFETY: our own mapping, not used any more.
@@ -306,7 +321,7 @@ fn memory_of_three_hosts() {
     assert_eq!(reply.status, 0);
     assert_eq!(client.word(17, 0).load(Ordering::Relaxed), 0);
     client.check(client.pages() - 1, true);
-    drop(client);
+    client.leave(&mut control);
     control.say(&json!({"op": "close"}));
     let closed = control.hear_until("closed");
     assert!(closed["hosts"][0]["handed_over_pages"].as_u64().unwrap() > 8_000, "{closed}");
@@ -327,7 +342,7 @@ fn sparse_pages_stay_home() {
     for i in 0..8_000 {
         client.check(value(9, i) % client.pages(), false);
     }
-    drop(client);
+    client.leave(&mut control);
     control.say(&json!({"op": "close"}));
     let closed = control.hear_until("closed");
     assert!(closed["hosts"][0]["evicted_pages"].as_u64().unwrap() > 8_000, "{closed}");
@@ -341,7 +356,7 @@ fn backed_pages_read_the_file() {
         return;
     }
     let agent = TestAgent::start("a", 16 * MIB);
-    let (_control, opened) = Control::open(&[&agent], 0x53);
+    let (mut control, opened) = Control::open(&[&agent], 0x53);
     assert_eq!(opened["event"], "opened", "{opened}");
     let client = Client::connect(&agent, 0x53, MIB);
     let mut file = std::fs::File::from(OwnedFd::from({
@@ -365,6 +380,7 @@ fn backed_pages_read_the_file() {
     assert_eq!(discard(Op::Clear), 0);
     assert_eq!(client.word(2, 0).load(Ordering::Relaxed), 0, "no file any more");
     assert_eq!(client.ask(Op::Discard, [1, PAGE, 0, 0], None).0.status, -i64::from(libc::EINVAL));
+    client.leave(&mut control);
 }
 
 /// Bad invitations are refused in one line that names the host.
