@@ -177,3 +177,12 @@ impl Hall {
 pub fn shutdown(meshes: &[Arc<TcpMesh>]) {
     meshes.iter().for_each(|mesh| mesh.shutdown());
 }
+
+/// Waits until nothing lies in the out-buffer for `to`: the writer may count a moment after the peer has read.
+pub fn wait_sent(mesh: &TcpMesh, to: HostId) {
+    let deadline = Deadline::after(PATIENCE);
+    while mesh.backlog(to) > 0 {
+        assert!(deadline.left().is_some(), "{} bytes stay in the backlog", mesh.backlog(to));
+        std::thread::yield_now();
+    }
+}

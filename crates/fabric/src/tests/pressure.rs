@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use coherence::HostId;
 
-use super::parties::{Hall, Told, Watched, shutdown};
+use super::parties::{Hall, Told, Watched, shutdown, wait_sent};
 use crate::{FRAME_HEADER_BYTES, Fabric, Inbox, Lost};
 
 /// Takes nothing until its gate is open.
@@ -51,9 +51,59 @@ fn backlog_grows_and_nothing_is_lost() {
     inboxes[1].open.change(|open| *open = true);
     inboxes[1].got.wait_for("all messages", |got| (got.len() == MESSAGES as usize).then_some(()));
     assert!(inboxes[1].got.change(|got| got.iter().copied().eq(0..MESSAGES)));
-    assert_eq!(meshes[0].backlog(HostId(1)), 0);
+    wait_sent(&meshes[0], HostId(1));
     for inbox in &inboxes {
         assert_eq!(inbox.other.change(|other| other.clone()), []);
     }
+    shutdown(&meshes);
+}
+
+/// Counts what each sending thread has sent; the numbers of a thread must come in order.
+#[derive(Default)]
+struct Counting {
+    next: Watched<[u32; THREADS]>,
+}
+
+const THREADS: usize = 4;
+
+impl Inbox for Counting {
+    fn message(&self, _from: HostId, bytes: &[u8]) {
+        let thread = usize::from(bytes[0]);
+        let number = u32::from_le_bytes(bytes[1..5].try_into().expect("four bytes"));
+        assert!(bytes[5..].iter().all(|byte| *byte == number as u8));
+        self.next.change(|next| {
+            assert_eq!(next[thread], number, "thread {thread}");
+            next[thread] += 1;
+        });
+    }
+    fn drained(&self, _from: HostId) {}
+    fn lost(&self, host: HostId, reason: Lost) {
+        panic!("{host:?} lost: {reason}");
+    }
+}
+
+#[test]
+fn many_threads_send_and_flush_to_one_peer_at_once() {
+    const MESSAGES: u32 = 5000;
+    let inboxes = [Arc::new(Counting::default()), Arc::new(Counting::default())];
+    let hall = Hall::new(&inboxes);
+    let meshes = hall.open();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let mesh = &meshes[0];
+            scope.spawn(move || {
+                for number in 0..MESSAGES {
+                    // Mostly small; now and then more than the socket takes at once.
+                    let length = if number % 500 == 250 { 1 << 19 } else { 100 };
+                    let header = [&[thread as u8][..], &number.to_le_bytes()].concat();
+                    mesh.send(HostId(1), &[&header, &vec![number as u8; length]]);
+                    mesh.flush();
+                }
+            });
+        }
+    });
+    // Nobody flushes any more: whatever was flushed while another thread wrote must go out by itself.
+    inboxes[1].next.wait_for("all messages", |next| (*next == [MESSAGES; THREADS]).then_some(()));
+    wait_sent(&meshes[0], HostId(1));
     shutdown(&meshes);
 }
