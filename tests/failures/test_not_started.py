@@ -99,19 +99,35 @@ def test_agent_of_another_name(hosts: HostsFactory) -> None:
     assert_one_line(made.run(["true"], options=["--quiet"]), cli.EXIT_CANNOT_START, "host z")
 
 
-@pytest.mark.parametrize("speech", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n", b"\xff" * 4096])
-def test_something_else_listens_there(hosts: HostsFactory, speech: bytes) -> None:
-    """A peer that is no agent (or one so different that its greeting is not understood) is refused by name."""
+SPEECHES = {
+    "silence": b"",
+    "HTTP": b"HTTP/1.0 400 Bad Request\r\n\r\n",
+    "noise": b"\xff" * 4096,
+}
+
+
+@pytest.mark.parametrize("kind", SPEECHES)
+def test_something_else_listens_there(hosts: HostsFactory, kind: str) -> None:
+    outcome = run_beside(hosts, SPEECHES[kind])
+    assert_one_line(outcome, cli.EXIT_CANNOT_START, "host b")
+    assert outcome.seconds < 15
+
+
+def test_agent_of_another_version(hosts: HostsFactory) -> None:
+    """What every version says alike (crates/fabric, wire): its name, its version; then a status and no detail."""
+    reply = b"MEGALITH" + (999).to_bytes(4, "little") + bytes(8)
+    assert_one_line(run_beside(hosts, reply), cli.EXIT_CANNOT_START, "host b", "version", "999")
+
+
+def run_beside(hosts: HostsFactory, speech: bytes) -> cli.Outcome:
+    """Runs on two hosts, of which b is no agent: it says `speech` and no more."""
     made = hosts(1, memory="16M", namespaces=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        thread = threading.Thread(target=_speak, args=(server, speech), daemon=True)
-        thread.start()
+        threading.Thread(target=_speak, args=(server, speech), daemon=True).start()
         with made.file.open("a") as file:
             file.write(f'\n[[host]]\nname = "b"\naddress = "127.0.0.1:{port}"\n')
-        outcome = made.run(["true"], options=["--quiet"])
-    assert_one_line(outcome, cli.EXIT_CANNOT_START, "host b")
-    assert outcome.seconds < 15
+        return made.run(["true"], options=["--quiet"])
 
 
 def _speak(server: socket.socket, speech: bytes) -> None:
