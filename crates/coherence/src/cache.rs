@@ -86,6 +86,9 @@ struct Region {
     holds: [Hold; REGION_PAGES],
     /// Places of the pages whose operation waits until the route is known.
     waiting: Vec<u16>,
+    /// How many of those waited already when the locator was asked. To the others an answer that nobody leases
+    /// the region says nothing: somebody may have leased it between the answer and them.
+    covered: usize,
 }
 
 impl Region {
@@ -208,6 +211,7 @@ impl Cache {
             return if known == directory { Ok(()) } else { Err("another host leases the region") };
         }
         region.route = Route::Known(directory);
+        region.covered = 0;
         for index in std::mem::take(&mut region.waiting) {
             let page = region_id.page(usize::from(index));
             let pending = self.pending.get(&page).ok_or("a page waited without an operation")?;
@@ -216,24 +220,39 @@ impl Cache {
         Ok(())
     }
 
-    /// Nobody leased the region when the locator was asked: there was nothing to discard.
-    pub(crate) fn located_nowhere(&mut self, region_id: RegionId, out: &mut Outbox<'_>) -> Handled {
-        let region = self.region_mut(region_id);
+    /// Nobody leased the region when the locator answered: there was nothing to discard.
+    pub(crate) fn located_nowhere(&mut self, id: RegionId, out: &mut Outbox<'_>) -> Handled {
+        let region = self.region_mut(id);
         if region.route != Route::Asked {
             // A message from the directory itself, or a page that was handed over, was faster.
             return Ok(());
         }
-        region.route = Route::Unknown;
-        for index in std::mem::take(&mut region.waiting) {
-            let page = region_id.page(usize::from(index));
-            let pending = self.pending.remove(&page).ok_or("a page waited without an operation")?;
-            match pending.op {
-                Ask::Discard => self.follow(page, pending, out),
-                Ask::Access(_) | Ask::HandOver(_) => self.start(page, pending, out),
+        let covered = std::mem::take(&mut region.covered);
+        let waiting = std::mem::take(&mut region.waiting);
+        let (mut ended, mut again, mut claim) = (Vec::new(), Vec::new(), false);
+        for (number, index) in waiting.into_iter().enumerate() {
+            let page = id.page(usize::from(index));
+            let op = self.pending.get(&page).ok_or("a page waited without an operation")?.op;
+            if op == Ask::Discard && number < covered {
+                ended.push(page);
+            } else {
+                again.push(index);
+                claim |= op != Ask::Discard;
             }
         }
-        if self.regions.get(&region_id).is_some_and(|region| region.is_blank()) {
-            self.regions.remove(&region_id);
+        let hosts = self.hosts;
+        let region = self.region_mut(id);
+        region.route = if again.is_empty() { Route::Unknown } else { Route::Asked };
+        region.covered = again.len();
+        if !again.is_empty() {
+            out.send(locator_of(id, hosts), Message::Locate { region: id, claim });
+        }
+        region.waiting = again;
+        for page in ended {
+            self.finish(page, out);
+        }
+        if self.regions.get(&id).is_some_and(|region| region.is_blank()) {
+            self.regions.remove(&id);
         }
         Ok(())
     }
@@ -413,7 +432,14 @@ impl Cache {
                     *hold = Hold::Absent;
                 }
             }
-            region.waiting.retain(|index| !gone(id.page(usize::from(*index))));
+            let mut number = 0;
+            let covered = region.covered;
+            region.waiting.retain(|index| {
+                let stays = !gone(id.page(usize::from(*index)));
+                region.covered -= usize::from(!stays && number < covered);
+                number += 1;
+                stays
+            });
             true
         });
     }
@@ -448,13 +474,7 @@ impl Cache {
 
     /// The operation is over; what was asked meanwhile is its turn.
     fn finish(&mut self, page: PageId, out: &mut Outbox<'_>) {
-        if let Some(pending) = self.pending.remove(&page) {
-            self.follow(page, pending, out);
-        }
-    }
-
-    fn follow(&mut self, page: PageId, ended: Pending, out: &mut Outbox<'_>) {
-        let Pending { discard, want, .. } = ended;
+        let Some(Pending { discard, want, .. }) = self.pending.remove(&page) else { return };
         if discard {
             self.start(page, Pending { want, ..Pending::new(Ask::Discard) }, out);
         } else if let Some(access) = want
@@ -476,6 +496,7 @@ impl Cache {
             Route::Unknown => {
                 region.route = Route::Asked;
                 region.waiting.push(page.index() as u16);
+                region.covered = 1;
                 let claim = op != Ask::Discard;
                 out.send(locator_of(id, hosts), Message::Locate { region: id, claim });
             }
@@ -508,8 +529,12 @@ impl Cache {
     }
 
     fn region_mut(&mut self, region: RegionId) -> &mut Region {
-        let blank =
-            || Region { route: Route::Unknown, holds: [Hold::Absent; REGION_PAGES], waiting: Vec::new() };
+        let blank = || Region {
+            route: Route::Unknown,
+            holds: [Hold::Absent; REGION_PAGES],
+            waiting: Vec::new(),
+            covered: 0,
+        };
         self.regions.entry(region).or_insert_with(|| Box::new(blank()))
     }
 }
@@ -540,8 +565,10 @@ impl Cache {
         })
     }
 
-    pub(crate) fn routes(&self) -> impl Iterator<Item = (RegionId, Route, &[u16])> + '_ {
-        self.regions.iter().map(|(id, region)| (*id, region.route, region.waiting.as_slice()))
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (RegionId, Route, (&[u16], usize))> + '_ {
+        self.regions
+            .iter()
+            .map(|(id, region)| (*id, region.route, (region.waiting.as_slice(), region.covered)))
     }
 
     pub(crate) fn pending(&self) -> impl Iterator<Item = (PageId, &Pending)> + '_ {

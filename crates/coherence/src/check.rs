@@ -1,8 +1,6 @@
 //! What the tests of this crate may see of a node and do to it.
 
-use std::hash::{Hash, Hasher};
-
-use rustc_hash::FxHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::fault::Planted;
 use crate::{Fault, HostId, Node, PageId};
@@ -37,7 +35,7 @@ impl Node {
         let waits = |route| route == crate::cache::Route::Asked;
         self.cache.pending().next().is_none()
             && self.directory.busy().next().is_none()
-            && !self.cache.routes().any(|(_, route, waiting)| waits(route) || !waiting.is_empty())
+            && !self.cache.routes().any(|(_, route, waiting)| waits(route) || !waiting.0.is_empty())
     }
 
     /// See [`Portrait`].
@@ -55,7 +53,7 @@ impl Node {
 }
 
 fn digest(part: impl Hash) -> u64 {
-    let mut hasher = FxHasher::default();
+    let mut hasher = DefaultHasher::new();
     part.hash(&mut hasher);
     hasher.finish()
 }

@@ -125,9 +125,11 @@ impl Node {
     /// [`Event::Discard`] can make a difference here.
     pub fn touched(&self, region: RegionId, pages: &Range<PageId>, out: &mut Vec<PageId>) {
         let of_region = (0..REGION_PAGES).map(|index| region.page(index));
-        out.extend(of_region.filter(|page| {
-            pages.contains(page) && (self.cache.knows(*page) || self.directory.knows(*page))
-        }));
+        out.extend(
+            of_region.filter(|page| {
+                pages.contains(page) && (self.cache.knows(*page) || self.directory.knows(*page))
+            }),
+        );
     }
 
     /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.

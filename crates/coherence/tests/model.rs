@@ -5,6 +5,7 @@
 
 mod world;
 
+use std::fmt::{self, Debug, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +28,7 @@ struct Protocol {
     fault: Option<Fault>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct State {
     world: World,
     portraits: Vec<Arc<Portrait>>,
@@ -48,6 +49,15 @@ impl State {
         while let Some((from, to, lane)) = self.world.network.keys().next().copied() {
             self.take(Step::Deliver { from, to, lane, idle: false });
         }
+    }
+}
+
+/// The nodes' tables are long; the path that leads to a failure says more.
+impl Debug for State {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let World { nodes: _, copies, network, histories, leaving, moving, broken } = &self.world;
+        write!(f, "broken: {broken:?}\ncopies: {copies:?}\nnetwork: {network:?}\n")?;
+        write!(f, "histories: {histories:?}\nleaving: {leaving:?}\nmoving: {moving:?}\n")
     }
 }
 
@@ -223,8 +233,8 @@ fn two_hosts_one_page() {
 
 #[test]
 fn two_hosts_two_pages() {
-    explore("2 hosts, 2 pages of a region", 2, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 3, 1);
-    explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 4, 1);
+    explore("2 hosts, 2 pages of a region", 2, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 4, 1);
+    explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 3, 1);
 }
 
 #[test]
@@ -242,7 +252,8 @@ fn three_hosts_one_settled_page() {
 #[ignore = "takes minutes"]
 fn further() {
     explore("2 hosts, 1 page", 2, &[PAGE], untouched(), 6, 2);
-    explore("2 hosts, 2 pages of a region", 2, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 4, 2);
+    explore("2 hosts, 2 pages of a region", 2, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 5, 2);
+    explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 4, 2);
     explore("3 hosts, 1 untouched page", 3, &[PAGE], untouched(), 5, 1);
     explore("3 hosts, 1 settled page", 3, &[PAGE], settled(), 4, 2);
 }

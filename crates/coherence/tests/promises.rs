@@ -54,6 +54,14 @@ impl Pair {
     }
 }
 
+/// Whether `host` must ask the other one who leases the region.
+fn locates_elsewhere(host: HostId, region: u64) -> bool {
+    let mut actions = Vec::new();
+    let page = PageId(region * 512);
+    Node::new(host, 2, EPOCH).handle(Event::Want { page, access: Access::Read }, &mut actions);
+    matches!(actions[..], [Action::Send { message: Message::Locate { claim: true, .. }, .. }])
+}
+
 #[test]
 fn first_touch_costs_two_messages_a_region_at_most_and_none_a_page() {
     let mut pair = Pair::new();
@@ -75,14 +83,7 @@ fn first_touch_costs_two_messages_a_region_at_most_and_none_a_page() {
 
 #[test]
 fn wants_that_wait_for_the_region_are_sent_when_it_is_located() {
-    // Find a region that the other host locates: its claim takes a message.
-    let is_remote = |region: &u64| {
-        let page = PageId(region * 512);
-        let mut actions = Vec::new();
-        Node::new(HOME, 2, EPOCH).handle(Event::Want { page, access: Access::Read }, &mut actions);
-        matches!(actions[..], [Action::Send { message: Message::Locate { claim: true, .. }, .. }])
-    };
-    let region = (0..).find(is_remote).expect("half of the regions are");
+    let region = (0..).find(|region| locates_elsewhere(HOME, *region)).expect("half of the regions are");
     let mut node = Node::new(HOME, 2, EPOCH);
     let mut actions = Vec::new();
     for page in (region * 512..region * 512 + 512).map(PageId) {
@@ -168,6 +169,29 @@ fn a_discard_of_a_region_that_nobody_touched_does_not_claim_it() {
         );
     }
     assert!(pair.done(HOME).iter().all(|action| matches!(action, Action::Send { .. })));
+}
+
+/// Found by the model. Host 1 discards page A of a region that nobody leases, and asks; the locator says so; host
+/// 0 touches page B; host 1 discards B, too, and only then hears the answer. It is true of A, and not of B.
+#[test]
+fn an_answer_older_than_the_discard_does_not_end_it() {
+    let region = (0..).find(|region| locates_elsewhere(OTHER, *region)).expect("half of the regions are");
+    let (a, b) = (PageId(region * 512), PageId(region * 512 + 1));
+    let mut node = Node::new(OTHER, 2, EPOCH);
+    let mut actions = Vec::new();
+    node.handle(Event::Discard { page: a }, &mut actions);
+    node.handle(Event::Discard { page: b }, &mut actions);
+    let locate = Message::Locate { region: a.region(), claim: false };
+    assert_eq!(actions, [Action::Send { to: HOME, message: locate }]);
+    actions.clear();
+    let message = Message::Located { region: a.region(), directory: None };
+    node.handle(Event::Message { from: HOME, epoch: EPOCH, message, idle: false }, &mut actions);
+    assert!(!node.discarding(a) && node.discarding(b));
+    assert_eq!(actions, [Action::Send { to: HOME, message: locate }]);
+    actions.clear();
+    let message = Message::Located { region: a.region(), directory: Some(HOME) };
+    node.handle(Event::Message { from: HOME, epoch: EPOCH, message, idle: false }, &mut actions);
+    assert_eq!(actions, [Action::Send { to: HOME, message: Message::Discard { page: b } }]);
 }
 
 #[test]
