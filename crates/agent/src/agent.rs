@@ -75,7 +75,11 @@ impl fmt::Display for AgentError {
             Self::Fabric(error) => error.fmt(f),
             Self::Path { path, source } => write!(f, "{}: {source}", path.display()),
             Self::InUse(path) => {
-                write!(f, "{}: another agent is running there; stop it or choose another directory", path.display())
+                write!(
+                    f,
+                    "{}: another agent is running there; stop it or choose another directory",
+                    path.display()
+                )
             }
             Self::Descriptor(error) => write!(f, "waiting for the order to stop: {error}"),
         }
@@ -138,14 +142,15 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
         listener: OnceLock::new(),
         me: me.clone(),
     });
-    let listener =
-        Listener::bind(&config.listen, config.cluster, agent.clone() as Arc<dyn Host>).map_err(AgentError::Fabric)?;
+    let listener = Listener::bind(&config.listen, config.cluster, agent.clone() as Arc<dyn Host>)
+        .map_err(AgentError::Fabric)?;
     let address = listener.address();
     assert!(agent.listener.set(listener).is_ok(), "just made");
 
     let control_listener = UnixListener::bind(&control_path).map_err(at(&control_path))?;
     let sockets = Sockets(vec![control_path.clone(), client_path.clone()]);
-    std::fs::set_permissions(&control_path, std::fs::Permissions::from_mode(0o600)).map_err(at(&control_path))?;
+    std::fs::set_permissions(&control_path, std::fs::Permissions::from_mode(0o600))
+        .map_err(at(&control_path))?;
     let client_listener = Arc::new(ClientListener::bind(&client_path).map_err(at(&client_path))?);
     let control_listener = Arc::new(control_listener);
 

@@ -41,7 +41,9 @@ impl ClientListener {
             *to = *from as libc::c_char;
         }
         // SAFETY: `name` is a sockaddr_un of the length we say.
-        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size_of::<libc::sockaddr_un>() as u32) })?;
+        check(unsafe {
+            libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size_of::<libc::sockaddr_un>() as u32)
+        })?;
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         // SAFETY: a plain system call.
         check(unsafe { libc::listen(fd.as_raw_fd(), 64) })?;

@@ -76,7 +76,11 @@ pub fn serve(agent: &Agent, stream: UnixStream) {
         // Two machines of one id at two times are two incarnations.
         epoch: Epoch(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u32)),
         me: HostId(0),
-        members: open.members.iter().map(|m| Member { name: m.name.clone(), address: m.address.clone() }).collect(),
+        members: open
+            .members
+            .iter()
+            .map(|m| Member { name: m.name.clone(), address: m.address.clone() })
+            .collect(),
         settings: Settings {
             heartbeat,
             lost_after: Duration::from_millis(open.lost_after_ms),
@@ -153,7 +157,8 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
 /// Two small threads turn what is read and how the machine ends into one stream.
 fn spawn_readers(mut lines: Lines, ends: mpsc::Receiver<End>, sender: &Sender<Happened>) {
     let to_end = sender.clone();
-    let spawn = |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("control".into()).spawn(work);
+    let spawn =
+        |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("control".into()).spawn(work);
     let ended = spawn(Box::new(move || {
         for end in ends {
             let _ = to_end.send(Happened::Ended(end));

@@ -127,7 +127,8 @@ impl Histogram {
     pub fn add(&mut self, duration: Duration) {
         let tenths = (duration.as_nanos() / 100).clamp(1, u128::from(u64::MAX)) as u64;
         let octave = tenths.ilog2();
-        let step = if octave >= 3 { (tenths >> (octave - 3)) & 7 } else { (tenths << (3 - octave)) & 7 } as u32;
+        let step =
+            if octave >= 3 { (tenths >> (octave - 3)) & 7 } else { (tenths << (3 - octave)) & 7 } as u32;
         self.counts[(octave * STEPS + step).min(STEPS * OCTAVES - 1) as usize] += 1;
         self.total += 1;
     }
@@ -140,7 +141,8 @@ impl Histogram {
             seen += count;
             if count > 0 && seen >= rank {
                 let (octave, step) = (i / STEPS, i % STEPS);
-                return f64::from(2f32).powi(octave as i32) * (1.0 + f64::from(step + 1) / f64::from(STEPS)) / 10.0;
+                return f64::from(2f32).powi(octave as i32) * (1.0 + f64::from(step + 1) / f64::from(STEPS))
+                    / 10.0;
             }
         }
         0.0

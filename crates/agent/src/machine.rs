@@ -179,7 +179,12 @@ impl Machine {
                 Ok(Served::Done) => break,
                 Ok(Served::NoRoom) => {
                     self.pressure.notify_one();
-                    if self.stuck.lock().expect("a panic aborts the agent").is_some_and(|s| s.elapsed() > FULL_AFTER) {
+                    if self
+                        .stuck
+                        .lock()
+                        .expect("a panic aborts the agent")
+                        .is_some_and(|s| s.elapsed() > FULL_AFTER)
+                    {
                         drop(state);
                         self.end(End::Full);
                         return;

@@ -36,7 +36,10 @@ impl Rooms {
 
     /// The host with most promised room, and how many pages.
     pub fn best(&self) -> Option<(HostId, u32)> {
-        self.others().map(|h| (h, self.rooms[usize::from(h.0)].promised)).max_by_key(|r| r.1).filter(|r| r.1 > 0)
+        self.others()
+            .map(|h| (h, self.rooms[usize::from(h.0)].promised))
+            .max_by_key(|r| r.1)
+            .filter(|r| r.1 > 0)
     }
 
     /// Hosts to ask now; they count as asked.

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coherence::{Access, Action, After, Bytes, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
+use coherence::{
+    Access, Action, After, Bytes, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation,
+};
 use fabric::Fabric;
 use pager::{Budget, Fault, PAGE, Packed, Pager, Place, SpaceId, Streams, offset};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -140,8 +142,8 @@ impl State {
         let mut pages = 0;
         while pages < window {
             let next = offset(page, pages);
-            let alike =
-                matches!(self.pager.entry(next).place, Place::Stowed(..)) && self.node.held(next) == Some(held);
+            let alike = matches!(self.pager.entry(next).place, Place::Stowed(..))
+                && self.node.held(next) == Some(held);
             if !alike || !self.budget.try_take(PAGE as u64) {
                 break;
             }
@@ -301,7 +303,14 @@ impl State {
         for i in 0..(arrived.bytes.len() / PAGE) as u64 {
             self.answered(PageId(arrived.first + i), Kind::Remote);
         }
-        self.arrived = Arrived { bytes: { let mut b = arrived.bytes; b.clear(); b }, ..arrived };
+        self.arrived = Arrived {
+            bytes: {
+                let mut b = arrived.bytes;
+                b.clear();
+                b
+            },
+            ..arrived
+        };
     }
 
     /// Does what the protocol said. `carried` is the page beside the message that led to it.
@@ -424,8 +433,5 @@ fn run_length(actions: &[Action], first: PageId, alike: impl Fn(&Action) -> bool
         Action::Install { page, .. } | Action::Drop { page } => Some(page),
         _ => None,
     };
-    (0u64..)
-        .zip(actions)
-        .take_while(|&(i, a)| alike(a) && page_of(a) == Some(offset(first, i)))
-        .count()
+    (0u64..).zip(actions).take_while(|&(i, a)| alike(a) && page_of(a) == Some(offset(first, i))).count()
 }

@@ -100,7 +100,10 @@ pub fn read(bytes: &[u8]) -> Result<Said<'_>, Malformed> {
         FIGURES => Said::Figures(rest),
         PEER_LOST => {
             let (host, text) = rest.split_first_chunk::<2>().ok_or(Malformed)?;
-            Said::PeerLost(HostId(u16::from_le_bytes(*host)), std::str::from_utf8(text).map_err(|_| Malformed)?)
+            Said::PeerLost(
+                HostId(u16::from_le_bytes(*host)),
+                std::str::from_utf8(text).map_err(|_| Malformed)?,
+            )
         }
         FIGURES_ASK if rest.is_empty() => Said::FiguresAsk,
         _ => return Err(Malformed),

@@ -388,13 +388,31 @@ fn backed_pages_read_the_file() {
 fn machines_that_do_not_come_about() {
     let a = TestAgent::start("a", 16 * MIB);
     let b = TestAgent::start("b", 16 * MIB);
-    let nowhere = TestAgent { name: "c".into(), address: "127.0.0.1:1".into(), directory: PathBuf::new(), stop: None, thread: None };
+    let nowhere = TestAgent {
+        name: "c".into(),
+        address: "127.0.0.1:1".into(),
+        directory: PathBuf::new(),
+        stop: None,
+        thread: None,
+    };
     let (_, failed) = Control::open(&[&a, &b, &nowhere], 1);
-    assert_eq!((&failed["event"], &failed["kind"], &failed["host"]), (&json!("failed"), &json!("unreachable"), &json!("c")));
+    assert_eq!(
+        (&failed["event"], &failed["kind"], &failed["host"]),
+        (&json!("failed"), &json!("unreachable"), &json!("c"))
+    );
     std::mem::forget(nowhere);
-    let renamed = TestAgent { name: "x".into(), address: b.address.clone(), directory: PathBuf::new(), stop: None, thread: None };
+    let renamed = TestAgent {
+        name: "x".into(),
+        address: b.address.clone(),
+        directory: PathBuf::new(),
+        stop: None,
+        thread: None,
+    };
     let (_, failed) = Control::open(&[&a, &renamed], 2);
-    assert_eq!((&failed["event"], &failed["kind"], &failed["host"]), (&json!("failed"), &json!("name"), &json!("x")));
+    assert_eq!(
+        (&failed["event"], &failed["kind"], &failed["host"]),
+        (&json!("failed"), &json!("name"), &json!("x"))
+    );
     std::mem::forget(renamed);
     let (_, failed) = Control::open(&[&b, &a], 3);
     assert_eq!(failed["event"], "opened", "{failed}");

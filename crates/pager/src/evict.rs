@@ -65,7 +65,8 @@ impl Pager {
             match batch.runs.last_mut() {
                 Some((_, first, pages)) if offset(*first, *pages) == page => *pages += 1,
                 _ => {
-                    let memory = self.space(SpaceId::of(page)).expect("a mapped page's space is here").clone();
+                    let memory =
+                        self.space(SpaceId::of(page)).expect("a mapped page's space is here").clone();
                     batch.runs.push((memory, page, 1));
                 }
             }

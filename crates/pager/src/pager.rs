@@ -137,7 +137,8 @@ impl Pager {
         while at < pages {
             let page = offset(first, at);
             let space = self.spaces.get(&SpaceId::of(page));
-            let (run, file) = space.map_or((pages - at, false), |s| s.backings.run(address(page), pages - at));
+            let (run, file) =
+                space.map_or((pages - at, false), |s| s.backings.run(address(page), pages - at));
             let run = run.min(crate::streams::WINDOW_PAGES_MAX);
             if file {
                 let mut bytes = std::mem::take(&mut self.run);
@@ -233,7 +234,9 @@ impl Pager {
         bytes.resize(pages as usize * PAGE, 0);
         for (i, page) in bytes.chunks_mut(PAGE).enumerate() {
             let id = offset(first, i as u64);
-            let Place::Stowed(packing, slot) = self.table.get(id).place else { unreachable!("{id:?} is stowed") };
+            let Place::Stowed(packing, slot) = self.table.get(id).place else {
+                unreachable!("{id:?} is stowed")
+            };
             let packed = Packed { packing, bytes: slot.map_or(&[], |slot| self.slab.get(slot)) };
             packed.unpack(page).expect("the slab keeps what the packer made");
             if let Some(slot) = slot {

@@ -98,13 +98,8 @@ impl Backings {
     /// Pages of `[start, start + len)` read as zeros again.
     pub fn remove(&mut self, start: u64, len: u64) {
         let end = start + len;
-        let touched: Vec<u64> = self
-            .map
-            .range(..end)
-            .rev()
-            .take_while(|(_, b)| b.end > start)
-            .map(|(&s, _)| s)
-            .collect();
+        let touched: Vec<u64> =
+            self.map.range(..end).rev().take_while(|(_, b)| b.end > start).map(|(&s, _)| s).collect();
         for at in touched {
             let b = self.map.remove(&at).expect("just listed");
             if at < start {
@@ -133,7 +128,8 @@ impl Backings {
     /// Those of pread(2): a mapped file that cannot be read.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         bytes.fill(0);
-        let Some((&start, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address) else {
+        let Some((&start, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address)
+        else {
             return Ok(());
         };
         let mut done = 0;

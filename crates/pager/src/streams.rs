@@ -29,7 +29,9 @@ impl Streams {
     pub fn window(&mut self, page: PageId) -> u64 {
         self.clock += 1;
         let clock = self.clock;
-        if let Some(s) = self.streams.iter_mut().find(|s| s.window > 0 && (s.next..s.next + s.window).contains(&page.0)) {
+        if let Some(s) =
+            self.streams.iter_mut().find(|s| s.window > 0 && (s.next..s.next + s.window).contains(&page.0))
+        {
             s.window = (s.window * 2).min(WINDOW_PAGES_MAX);
             s.next = page.0 + s.window;
             s.used = clock;

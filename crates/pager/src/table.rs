@@ -50,8 +50,10 @@ impl Table {
 
     /// A page's entry, to change.
     pub fn entry(&mut self, page: PageId) -> &mut Entry {
-        let region =
-            self.regions.entry(page.0 / REGION_PAGES).or_insert_with(|| Box::new([ABSENT; REGION_PAGES as usize]));
+        let region = self
+            .regions
+            .entry(page.0 / REGION_PAGES)
+            .or_insert_with(|| Box::new([ABSENT; REGION_PAGES as usize]));
         &mut region[(page.0 % REGION_PAGES) as usize]
     }
 

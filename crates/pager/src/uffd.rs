@@ -174,8 +174,7 @@ impl Uffd {
 
     /// Maps `pages` pages of zeros at `address` and wakes who waits there.
     pub fn zero(&self, address: u64, pages: u64) -> Mapped {
-        let mut arg =
-            ZeroPage { range: Range { start: address, len: pages * PAGE }, mode: 0, zeroed: 0 };
+        let mut arg = ZeroPage { range: Range { start: address, len: pages * PAGE }, mode: 0, zeroed: 0 };
         // SAFETY: `arg` is the structure this call takes.
         let result = unsafe { self.ioctl(UFFDIO_ZEROPAGE, &mut arg) };
         outcome(result, arg.zeroed, pages * PAGE)

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use coherence::PageId;
 use megalith_pager as pager;
-use pager::{Budget, Eviction, Fault, PAGE, Packed, Pager, Place, SpaceId, SpaceMemory, Uffd, address, offset};
+use pager::{
+    Budget, Eviction, Fault, PAGE, Packed, Pager, Place, SpaceId, SpaceMemory, Uffd, address, offset,
+};
 
 /// Addresses that nothing else in the process uses; every test takes its own gigabyte.
 static NEXT: AtomicU64 = AtomicU64::new(0x1000_0000_0000);
@@ -218,7 +220,11 @@ fn what_leaves_is_what_was_written_even_by_a_racing_writer() {
         let mut pager = c.pager.lock().unwrap();
         match pager.entry(c.page(0)).place {
             Place::Mapped | Place::Evicting => {
-                if fault.write { pager.allow_write(c.page(0)) } else { pager.show(c.page(0), true) }
+                if fault.write {
+                    pager.allow_write(c.page(0))
+                } else {
+                    pager.show(c.page(0), true)
+                }
             }
             Place::Stowed(..) => {
                 assert!(c.budget.try_take(PAGE as u64));
