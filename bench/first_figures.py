@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,14 @@ class Figures:
         sys.stdout.flush()
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller inputs, fewer rounds")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the figures to FILE instead of after the tables"
+    )
+    arguments = parser.parse_args(words)
     directory = Path(tempfile.mkdtemp(prefix="mgl-bench-"))
     steal = Steal()
     try:
@@ -75,7 +78,11 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     print(f"\nSteal time: {figures.data['steal_percent']} % of all CPUs.\n")
-    print("```json\n" + json.dumps(figures.data, indent=1) + "\n```")
+    figures_json = json.dumps(figures.data, indent=1)
+    if arguments.json is None:
+        print(f"```json\n{figures_json}\n```")
+    else:
+        arguments.json.write_text(figures_json + "\n", encoding="utf-8")
 
 
 def conditions(figures: Figures) -> None:

@@ -49,3 +49,17 @@ def _with_errors(read: str, rate: float, random: Random) -> str:
         if position > len(letters):
             return "".join(letters)
         letters[position - 1] = random.choice("ACGT".replace(letters[position - 1], ""))
+
+
+def sam(path: Path, *, alignments: int, seed: int = 8) -> Path:
+    """Writes alignments of 50 bases to a reference of a million, in no order."""
+    random = Random(seed)
+    letters = str.maketrans("0123456789abcdef", "ACGTACGTACGTACGT")
+    quality = "I" * 50
+    with path.open("w", encoding="ascii") as out:
+        out.write("@HD\tVN:1.6\tSO:unsorted\n@SQ\tSN:g\tLN:1000000\n")
+        for number in range(alignments):
+            read = random.randbytes(25).hex().translate(letters)
+            start = random.randrange(1, 999_000)
+            out.write(f"r{number}\t0\tg\t{start}\t60\t50M\t*\t0\t0\t{read}\t{quality}\n")
+    return path

@@ -49,6 +49,23 @@ def test_xz_with_two_threads(stage: Stage) -> None:
     assert unpacked.ours.stdout == source.read_bytes()
 
 
+def test_zstd_with_two_threads(stage: Stage) -> None:
+    source = text.mixed(stage.directory / "data", bytes_total=12 << 20)
+    zstd = need("zstd", "zstd")
+    packed = stage.run([zstd, "-T2", "-9", "-q", "-c", str(source)])
+    packed.assert_same_stdout()
+    archive = stage.directory / "data.zst"
+    archive.write_bytes(packed.ours.stdout)
+    unpacked = stage.run([zstd, "-d", "-q", "-c", str(archive)], evicts=False)
+    assert unpacked.ours.stdout == source.read_bytes()
+
+
+def test_gawk_sorts_an_array(stage: Stage) -> None:
+    source = text.records(stage.directory / "records", lines=300_000, keys=200_000)
+    program = "{ s[$1] += $2 } END { n = asorti(s, k); for (i = 1; i <= n; i += 10) print k[i], s[k[i]] }"
+    stage.run([need("gawk", "gawk"), program, str(source)]).assert_same_stdout()
+
+
 BUSYBOX = {
     "sort": ["sort", "lines"],
     "awk": ["awk", "{ s[$1] = NR } END { for (k in s) t += s[k]; print NR, t }", "lines"],

@@ -1,4 +1,4 @@
-"""k-mer counters and an assembler with their own thread pools: minia, kmc, jellyfish."""
+"""Tools of the field with thread pools of their own: minia, kmc, jellyfish, samtools."""
 
 import pytest
 
@@ -67,3 +67,10 @@ def test_kmc(stage: Stage) -> None:
     native, ours = counts
     assert native
     assert ours == native
+
+
+def test_samtools_sorts_with_threads(stage: Stage) -> None:
+    samtools = need("samtools", "samtools")
+    source = reads.sam(stage.directory / "input.sam", alignments=150_000)
+    pair = stage.run([samtools, "sort", "--no-PG", "-@", "2", "-m", "200M", "-O", "sam", str(source)])
+    pair.assert_same_stdout()
