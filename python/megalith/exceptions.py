@@ -66,10 +66,10 @@ class PermissionMissing(MegalithError):
 
 @final
 class Interrupted(MegalithError):
-    """A signal came before the program had been started."""
+    """A signal asked for the end before the work was done."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum} before the program was started")
+        super().__init__(f"ended by signal {signum}")
         self.signum = signum
         self.exit_code = 128 + signum
 

@@ -244,7 +244,7 @@ def test_an_interrupt_before_the_program_starts(cli: Cli) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "megalith: stopped by signal 2 before the program was started\n"
+    assert err == "megalith: ended by signal 2\n"
     assert cli.leftovers() == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from megalith.demo.contigs import identical, read_contigs
@@ -23,7 +25,7 @@ from megalith.demo.estimate import Estimate, estimate
 from megalith.demo.native import Measured, measure, require
 from megalith.demo.swap import Swapped, run_under_swap
 from megalith.demo.table import Phase, Result, print_result
-from megalith.exceptions import MegalithError
+from megalith.exceptions import Interrupted, MegalithError
 from megalith.runner import Completed, run
 from megalith.sizes import BUDGET_BYTES_MIN, PAGE_BYTES, ByteCount, format_size
 
@@ -48,12 +50,18 @@ class Plan:
 def run_demo(plan: Plan, *, as_json: bool) -> int:
     """Runs the whole demonstration; returns the exit code."""
     need_programs(*PHASES)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
     with _work_directory(plan.keep) as directory:
         result = _demonstrate(plan, directory)
     if as_json:
         print(result.as_json())
     print_result(result, sys.stderr if as_json else sys.stdout)
     return 0 if result.identical else 1
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signum)
 
 
 def environment() -> dict[str, str]:
@@ -90,6 +98,8 @@ def on_megalith(argv: Sequence[str], *, hosts: int, budget: ByteCount, log: Path
         )
     finally:
         os.close(output)
+    if done.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt  # ^C went to the program, and was meant for us as well.
     if done.returncode != 0:
         raise MegalithError(f"{argv[0]} on Megalith ended with {done.returncode}; its output is in {log}")
     return done

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from megalith.demo.guard import Guard
 from megalith.sizes import ByteCount
 
 _TOP: Final = Path("/sys/fs/cgroup")
 _SWAPPINESS: Final = "60"
 """The kernel's own default; a group made in another inherits what that has."""
+
+# Members that are ending still count, so it may take a few attempts.
+_REMOVE: Final = """
+for attempt in $(seq 100); do
+    [ -d "$1" ] || exit 0
+    for pid in $(cat "$1/cgroup.procs"); do kill -9 "$pid"; done
+    rmdir "$1" || sleep 0.05
+done
+"""
 
 
 class CannotLimit(Exception):
@@ -48,12 +57,9 @@ def memory_group(limit: ByteCount) -> Iterator[MemoryGroup]:
     """Makes a group, and takes it away with whatever is left in it."""
     parent, version = _parent()
     path = parent / f"megalith-demo-{os.getpid()}"
-    try:
-        path.mkdir()
-    except OSError as error:
-        raise CannotLimit(f"no control group can be made in {parent}: {error.strerror}") from None
-    try:
+    with Guard(_REMOVE, str(path)):
         try:
+            path.mkdir()
             if version == 1:
                 (path / "memory.limit_in_bytes").write_text(str(limit))
                 (path / "memory.swappiness").write_text(_SWAPPINESS)
@@ -61,10 +67,8 @@ def memory_group(limit: ByteCount) -> Iterator[MemoryGroup]:
                 (path / "memory.max").write_text(str(limit))
                 (path / "memory.swap.max").write_text("max")
         except OSError as error:
-            raise CannotLimit(f"{path} takes no limit: {error.strerror}") from None
+            raise CannotLimit(f"{path}: no control group with a limit: {error.strerror}") from None
         yield MemoryGroup(path, version)
-    finally:
-        _remove(path)
 
 
 def _parent() -> tuple[Path, int]:
@@ -78,16 +82,3 @@ def _parent() -> tuple[Path, int]:
     if control.exists() and "memory" in control.read_text().split():
         return _TOP, 2
     raise CannotLimit("no memory controller in /sys/fs/cgroup")
-
-
-def _remove(path: Path) -> None:
-    for _ in range(100):
-        for pid in (path / "cgroup.procs").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
-        try:
-            path.rmdir()
-        except OSError:
-            time.sleep(0.05)  # Members that are ending still count.
-        else:
-            return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from megalith.demo.cgroup import CannotLimit, memory_group
+from megalith.demo.guard import Guard
 from megalith.demo.native import measure
 from megalith.sizes import ByteCount
 
@@ -75,23 +76,18 @@ def _swap_file(size: int) -> Iterator[Path]:
     directory = _disk_directory(size)
     handle, name = tempfile.mkstemp(prefix="megalith-demo-", suffix=".swap", dir=directory)
     path = Path(name)
-    on = False
-    try:
-        with os.fdopen(handle, "wb") as file:
+    os.close(handle)
+    with Guard('"$2" "$1"; rm -f "$1"', name, _tool("swapoff")):
+        with path.open("wb") as file:
             # Written, not reserved: a swap file may have no holes.
             block = bytes(1 << 20)
             for _ in range(-(-size >> 20)):
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        _admin("mkswap", str(path))
-        _admin("swapon", "--priority", "32767", str(path))
-        on = True
+        _admin("mkswap", name)
+        _admin("swapon", "--priority", "32767", name)
         yield path
-    finally:
-        if on:
-            subprocess.run([_tool("swapoff"), str(path)], check=False, capture_output=True)
-        path.unlink()
 
 
 def _disk_directory(size: int) -> Path:
