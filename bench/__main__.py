@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
-from first_figures import main
+from first_figures import main  # noqa: E402
 
 if __name__ == "__main__":
     target = ROOT / "build" / "bench"
