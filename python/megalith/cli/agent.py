@@ -73,6 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
     make_private(directory)
     stop_read, stop_write = os.pipe()
     _stop_on_signals(stop_write)
+    parent = os.getppid()
     if arguments.stop_fd is not None:
         _stop_with_parent(arguments.stop_fd, stop_write)
     ready_read, ready_write = os.pipe()
@@ -101,6 +102,8 @@ def main(arguments: argparse.Namespace) -> int:
     finally:
         with suppress(OSError):
             directory.rmdir()  # Stays if it holds anything that is not the agent's.
+        if arguments.stop_fd is not None and os.getppid() != parent:
+            _clean_for(directory.parent)
     return 0
 
 
@@ -127,6 +130,14 @@ def _stop_with_parent(stop_fd: int, stop_write: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _clean_for(directory: Path) -> None:
+    """Takes away what a run that was killed could not (see megalith.local)."""
+    import shutil
+
+    if directory.name.startswith("megalith-"):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _announce(ready_read: int, name: str, budget: ByteCount, ready_fd: int | None) -> None:
