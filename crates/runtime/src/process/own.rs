@@ -1,0 +1,75 @@
+//! The runtime's own memory and descriptors.
+//!
+//! Memory lies from [`FIRST`] up, at addresses that the runtime chooses itself: the kernel's choice may fall into
+//! the space when RLIMIT_STACK is large. Descriptors lie at [`filter::OWN_DESCRIPTORS`], out of the program's way.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use megalith_runtime::errno::{EEXIST, ENOMEM, Errno};
+use megalith_runtime::filter::OWN_DESCRIPTORS;
+use megalith_runtime::layout::Span;
+use megalith_runtime::{nr, page_up};
+
+use crate::sys::{self, Fd, LIMIT_DESCRIPTORS, Limit, safe_call};
+
+const FIRST: u64 = 0x6100_0000_0000;
+const LAST: u64 = 0x6f00_0000_0000;
+
+static NEXT: AtomicU64 = AtomicU64::new(FIRST);
+
+/// The space's memfd.
+pub const MEMFD: Fd = OWN_DESCRIPTORS.0 as Fd;
+/// The userfaultfd.
+pub const UFFD: Fd = MEMFD + 1;
+/// The connection to the agent.
+pub const SOCKET: Fd = MEMFD + 2;
+/// The runtime's own executable (O_PATH).
+pub const RUNTIME: Fd = MEMFD + 3;
+/// A program without a path, on its way through exec.
+pub const PASSED: Fd = MEMFD + 4;
+
+/// Whether `fd` is a descriptor that the program must not touch.
+pub fn holds(fd: u64) -> bool {
+    let fd = fd as u32;
+    (MEMFD as u32..=RUNTIME as u32).contains(&fd)
+}
+
+/// Moves `fd` to the number `to`.
+pub fn keep(fd: Fd, to: Fd, close_on_exec: bool) -> Result<(), Errno> {
+    let limit = sys::limit(LIMIT_DESCRIPTORS);
+    let wanted = u64::from(OWN_DESCRIPTORS.1);
+    let raised = limit.soft < wanted;
+    if raised {
+        sys::set_limit(LIMIT_DESCRIPTORS, Limit { soft: wanted, hard: limit.hard.max(wanted) })?;
+    }
+    let moved = safe_call!(nr::DUP3, fd, to, if close_on_exec { 0o2000000 } else { 0 });
+    if raised {
+        sys::set_limit(LIMIT_DESCRIPTORS, limit)?;
+    }
+    sys::close(fd);
+    moved.map(|_| ())
+}
+
+/// New zeroed memory at a multiple of `align`, readable and writable, at least `bytes` long.
+pub fn allocate(bytes: u64, align: u64) -> Result<Span, Errno> {
+    let bytes = page_up(bytes).ok_or(ENOMEM)?;
+    loop {
+        let taken = NEXT.fetch_add(bytes + align, Ordering::Relaxed);
+        let start = (taken + align - 1) & !(align - 1);
+        if start + bytes > LAST {
+            return Err(ENOMEM);
+        }
+        // Private, anonymous, unreserved, and nowhere else.
+        match safe_call!(nr::MMAP, start, bytes, 3, 0x10_4022, u64::MAX, 0) {
+            Ok(_) => return Ok(Span::new(start, bytes)),
+            Err(EEXIST) => continue,
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Gives memory of [`allocate`] back.
+pub fn free(span: Span) {
+    // SAFETY: the caller has no reference into it left: it is going away.
+    let _ = unsafe { sys::unmap(span) };
+}

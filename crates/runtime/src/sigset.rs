@@ -1,0 +1,82 @@
+//! Sets of signals, as the kernel keeps them: bit n-1 is signal n.
+
+/// Signal numbers this crate speaks of (signal(7)).
+pub mod signal {
+    /// Illegal instruction.
+    pub const SIGILL: i32 = 4;
+    /// Kill.
+    pub const SIGKILL: i32 = 9;
+    /// Invalid memory reference.
+    pub const SIGSEGV: i32 = 11;
+    /// Stop.
+    pub const SIGSTOP: i32 = 19;
+    /// Bad system call: how caught calls arrive.
+    pub const SIGSYS: i32 = 31;
+    /// Number of signals; they count from 1.
+    pub const COUNT: i32 = 64;
+}
+
+/// A set of signals.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SigSet(pub u64);
+
+impl SigSet {
+    /// No signal.
+    pub const EMPTY: SigSet = SigSet(0);
+    /// Every signal.
+    pub const FULL: SigSet = SigSet(u64::MAX);
+
+    /// The set of `signal` alone.
+    pub const fn only(signal: i32) -> SigSet {
+        SigSet(1 << (signal - 1))
+    }
+
+    /// Both sets' signals.
+    pub const fn union(self, other: SigSet) -> SigSet {
+        SigSet(self.0 | other.0)
+    }
+
+    /// This set's signals that are not in `other`.
+    pub const fn minus(self, other: SigSet) -> SigSet {
+        SigSet(self.0 & !other.0)
+    }
+
+    /// The set without SIGSYS: a caught call while SIGSYS is blocked would kill the process.
+    pub const fn catchable(self) -> SigSet {
+        self.minus(SigSet::only(signal::SIGSYS))
+    }
+
+    /// The set after rt_sigprocmask(2) with `how` and `set`; `None` if `how` is none of its three.
+    pub const fn changed(self, how: u64, set: SigSet) -> Option<SigSet> {
+        match how {
+            0 => Some(self.union(set).catchable()),
+            1 => Some(self.minus(set).catchable()),
+            2 => Some(set.catchable()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sigsys_never_gets_in() {
+        for how in 0..3 {
+            let now = SigSet::FULL.changed(how, SigSet::FULL).unwrap();
+            assert_eq!(now.0 & SigSet::only(signal::SIGSYS).0, 0);
+        }
+        assert_eq!(SigSet::EMPTY.changed(3, SigSet::FULL), None);
+    }
+
+    #[test]
+    fn the_three_ways() {
+        let usr1 = SigSet::only(10);
+        let hup = SigSet::only(1);
+        assert_eq!(usr1.changed(0, hup), Some(usr1.union(hup)));
+        assert_eq!(usr1.union(hup).changed(1, hup), Some(usr1));
+        assert_eq!(usr1.changed(2, hup), Some(hup));
+    }
+}
