@@ -39,6 +39,8 @@ HEARTBEAT_S: Final = 0.5
 LOST_AFTER_S: Final = 3.0
 JOIN_TIMEOUT_S: Final = 5.0
 KILL_TIMEOUT_S: Final = 10.0
+LEFTOVER_GRACE_S: Final = 1.0
+"""For what a program starts and does not wait for, such as a shell's ``> >(tee log)``."""
 
 Watcher = Callable[[Sequence[HostFigures]], None]
 
@@ -334,11 +336,14 @@ class _Run:
 
     def _end_family(self, child: launch.Child, ended: bool, known: set[int] | None) -> None:
         """Ends the program, if it has not, and every process it left behind."""
-        roots = set() if ended else {child.pid}
-        if known is not None:
-            roots |= processes.children(os.getpid()) - known - {child.pid}
-        names = {pid: processes.name_of(pid) for pid in roots - {child.pid}}
-        killed = processes.kill_family(roots)
+        deadline = time.monotonic() + (LEFTOVER_GRACE_S if ended else 0.0)
+        while True:
+            orphans = set() if known is None else processes.children(os.getpid()) - known - {child.pid}
+            if not orphans or time.monotonic() >= deadline:
+                break
+            time.sleep(0.01)
+        names = {pid: processes.name_of(pid) for pid in orphans}
+        killed = processes.kill_family(orphans if ended else orphans | {child.pid})
         processes.reap(killed - {child.pid}, KILL_TIMEOUT_S)
         if ended and killed:
             self._leftovers = len(killed)

@@ -265,10 +265,19 @@ def test_stopped_and_continued_nobody_is_lost(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_what_the_program_leaves_behind_is_killed_with_a_line(cli: Cli) -> None:
-    done = cli(*LOCAL, "--quiet", "--", "sh", "-c", "setsid sleep 64 >/dev/null 2>&1 & exit 0")
+    script = 'setsid sleep 64 >/dev/null 2>&1 & until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
+    done = cli(*LOCAL, "--quiet", "--", "sh", "-c", script)
     assert done.returncode == 0
     assert "the program left processes behind; killed: sleep (" in done.stderr
     assert cli.leftovers() == []
+
+
+def test_what_is_about_to_end_may_do_so(cli: Cli, tmp_path: Path) -> None:
+    """A shell does not wait for `> >(tee log)`; what tee still has to write is not to be lost."""
+    script = f"echo hello > >(sleep 0.2; cat >{tmp_path}/log)"
+    done = cli(*LOCAL, "--quiet", "--", "bash", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "log").read_text() == "hello\n"
 
 
 def test_a_directory_of_our_name_is_not_us(cli: Cli, tmp_path: Path) -> None:
