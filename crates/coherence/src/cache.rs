@@ -558,13 +558,6 @@ fn request(page: PageId, op: Ask) -> Message {
 
 #[cfg(feature = "check")]
 impl Cache {
-    pub(crate) fn holds(&self) -> impl Iterator<Item = (PageId, Hold)> + '_ {
-        self.regions.iter().flat_map(|(id, region)| {
-            let holds = region.holds.iter().enumerate().filter(|(_, hold)| **hold != Hold::Absent);
-            holds.map(|(index, hold)| (id.page(index), *hold))
-        })
-    }
-
     pub(crate) fn routes(&self) -> impl Iterator<Item = (RegionId, Route, (&[u16], usize))> + '_ {
         self.regions
             .iter()

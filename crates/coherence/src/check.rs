@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::cache::{Hold, Route};
 use crate::fault::Planted;
 use crate::{Fault, HostId, Node, PageId};
 
@@ -32,21 +33,25 @@ impl Node {
 
     /// Nothing is under way at this host: no operation, no transaction, no route asked for.
     pub fn quiet(&self) -> bool {
-        let waits = |route| route == crate::cache::Route::Asked;
+        let waits = |route| route == Route::Asked;
         self.cache.pending().next().is_none()
             && self.directory.busy().next().is_none()
             && !self.cache.routes().any(|(_, route, waiting)| waits(route) || !waiting.0.is_empty())
     }
 
-    /// See [`Portrait`].
-    pub fn portrait(&self) -> Portrait {
+    /// See [`Portrait`]. `pages` are all that the node has ever heard of, or all that matter.
+    pub fn portrait(&self, pages: &[PageId]) -> Portrait {
         let mut lines: Vec<[u64; 3]> = Vec::new();
-        lines.extend(self.cache.holds().map(|(page, hold)| [1, page.0, hold as u64]));
+        for page in pages {
+            let (hold, frame) = (self.cache.hold(*page), self.directory.frame(*page));
+            if hold != Hold::Absent || frame.is_some() {
+                lines.push([1, page.0, digest((hold, frame))]);
+            }
+        }
         lines.extend(self.cache.pending().map(|(page, pending)| [2, page.0, digest(pending)]));
         lines.extend(self.cache.routes().map(|(id, route, waiting)| [3, id.0, digest((route, waiting))]));
-        lines.extend(self.directory.touched().map(|(page, frame)| [4, page.0, digest(frame)]));
-        lines.extend(self.directory.busy().map(|(page, busy)| [5, page.0, digest(busy)]));
-        lines.extend(self.locator.leases().map(|(region, host)| [6, region.0, u64::from(host.0)]));
+        lines.extend(self.directory.busy().map(|(page, busy)| [4, page.0, digest(busy)]));
+        lines.extend(self.locator.leases().map(|(region, host)| [5, region.0, u64::from(host.0)]));
         lines.sort_unstable();
         lines.into_flattened()
     }

@@ -307,13 +307,6 @@ fn empty_table() -> Box<Table> {
 
 #[cfg(feature = "check")]
 impl Directory {
-    pub(crate) fn touched(&self) -> impl Iterator<Item = (PageId, &Frame)> + '_ {
-        self.tables.iter().flat_map(move |(region, table)| {
-            let frames = table.iter().map(|entry| self.frames.get(*entry));
-            frames.enumerate().filter_map(move |(index, frame)| Some((region.page(index), frame?)))
-        })
-    }
-
     pub(crate) fn busy(&self) -> impl Iterator<Item = (PageId, &Busy)> + '_ {
         self.busy.iter().map(|(page, busy)| (*page, busy))
     }

@@ -15,6 +15,8 @@ pub(crate) struct Frame {
     pub(crate) sharers: HostSet,
 }
 
+const _: () = assert!(size_of::<Frame>() <= 32, "a frame is paid for every touched page");
+
 /// A frame's number; `FrameIndex::NONE` says that the page is untouched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FrameIndex(u32);

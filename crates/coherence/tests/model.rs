@@ -39,7 +39,7 @@ struct State {
 impl State {
     fn take(&mut self, step: Step) {
         if let Some(host) = self.world.step(step) {
-            self.portraits[usize::from(host.0)] = Arc::new(self.world.node(host).portrait());
+            self.portraits[usize::from(host.0)] = Arc::new(self.world.portrait(host));
         }
         self.world.settle_histories();
     }
@@ -103,7 +103,7 @@ impl Model for Protocol {
     fn init_states(&self) -> Vec<State> {
         let begin = |before: &Vec<Step>| {
             let world = World::new(self.hosts, &self.pages, self.fault);
-            let portraits = world.nodes.iter().map(|node| Arc::new(node.portrait())).collect();
+            let portraits = world.hosts().map(|host| Arc::new(world.portrait(host))).collect();
             let mut state = State { world, portraits, fuel: self.fuel, writes: self.writes };
             for step in before {
                 state.take(*step);
@@ -256,6 +256,8 @@ fn further() {
     explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 4, 2);
     explore("3 hosts, 1 untouched page", 3, &[PAGE], untouched(), 5, 1);
     explore("3 hosts, 1 settled page", 3, &[PAGE], settled(), 4, 2);
+    explore("3 hosts, 2 pages of a region", 3, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 4, 1);
+    explore("4 hosts, 1 settled page", 4, &[PAGE], settled(), 3, 1);
 }
 
 /// A checker that finds nothing proves something only if it finds what is there: a node that breaks `rule` must

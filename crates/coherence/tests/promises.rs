@@ -223,7 +223,8 @@ fn what_is_closed_is_forgotten() {
         node.close(space.clone());
     }
     fresh.want(HOME, other, Access::Write);
-    let portraits = |pair: &Pair| [pair.nodes[0].portrait(), pair.nodes[1].portrait()];
+    let pages: Vec<PageId> = (0..6 * 512).map(PageId).collect();
+    let portraits = |pair: &Pair| pair.nodes.each_ref().map(|node| node.portrait(&pages));
     assert_eq!(portraits(&pair), portraits(&fresh), "as if the space had never been");
     // And pages of the same names begin anew.
     for page in (space.start.0..space.end.0).map(PageId) {

@@ -172,10 +172,10 @@ fn many_short_lives() {
 fn a_message_of_another_incarnation_does_nothing() {
     use megalith_coherence::{Epoch, Event, Node};
     let mut node = Node::new(HostId(0), 2, Epoch(2));
-    let before = node.portrait();
+    let before = node.portrait(&[PageId(1)]);
     let message = Message::Request { page: PageId(1), access: Access::Write };
     let mut actions = Vec::new();
     node.handle(Event::Message { from: HostId(1), epoch: Epoch(1), message, idle: true }, &mut actions);
     assert!(actions.is_empty());
-    assert_eq!(node.portrait(), before);
+    assert_eq!(node.portrait(&[PageId(1)]), before);
 }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use megalith_coherence::{
-    Access, Action, After, Bytes, Entry, Epoch, Event, Fault, HostId, Message, Node, PageId, RegionId,
+    Access, Action, After, Bytes, Entry, Epoch, Event, Fault, HostId, Message, Node, PageId, Portrait,
+    RegionId,
 };
 
 pub const EPOCH: Epoch = Epoch(7);
@@ -108,6 +109,11 @@ impl World {
 
     pub fn node(&self, host: HostId) -> &Node {
         &self.nodes[usize::from(host.0)]
+    }
+
+    pub fn portrait(&self, host: HostId) -> Portrait {
+        let pages: Vec<PageId> = self.histories.keys().copied().collect();
+        self.node(host).portrait(&pages)
     }
 
     pub fn access(&self, host: HostId, page: PageId) -> Option<Access> {
