@@ -2,6 +2,7 @@
 //! runs on the machine. What can fail is tried first, so that the caller gets the errno and goes on.
 
 use megalith_runtime::errno::{EFAULT, EINVAL, Errno};
+use megalith_runtime::sigset::SigSet;
 use megalith_runtime::{PAGE, nr, procfs};
 
 use crate::block::Block;
@@ -15,31 +16,38 @@ const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const PATH_BYTES: usize = 4096;
 const ENVIRONMENT_MAX: u64 = 1 << 20;
 
-/// execve(2).
-pub fn execve(block: &mut Block, path: u64, argv: u64, envp: u64) -> Result<u64, Errno> {
-    execveat(block, AT_FDCWD, path, argv, envp, 0)
+/// execveat(2)'s arguments.
+pub struct Call {
+    /// Directory, or the program itself.
+    pub at: Fd,
+    /// Path.
+    pub path: u64,
+    /// Arguments.
+    pub argv: u64,
+    /// Environment.
+    pub envp: u64,
+    /// `AT_` flags.
+    pub flags: u64,
+}
+
+/// execve(2). Returns only if it fails. `mask` is the program's.
+pub fn execve(block: &mut Block, mask: SigSet, path: u64, argv: u64, envp: u64) -> Result<u64, Errno> {
+    execveat(block, mask, Call { at: AT_FDCWD, path, argv, envp, flags: 0 })
 }
 
 /// execveat(2). Returns only if it fails.
-pub fn execveat(
-    block: &mut Block,
-    at: Fd,
-    path: u64,
-    argv: u64,
-    envp: u64,
-    flags: u64,
-) -> Result<u64, Errno> {
-    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
+pub fn execveat(block: &mut Block, mask: SigSet, call: Call) -> Result<u64, Errno> {
+    if call.flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
         return Err(EINVAL);
     }
-    let mut variables = start::Variables::new();
+    let mut variables = start::Variables::new(mask);
     let passed = {
         let scratch = own::allocate(4 * PATH_BYTES as u64, PAGE)?;
-        let passed = choose_program(scratch.start, at, path, flags, &mut variables);
+        let passed = choose_program(scratch.start, &call, &mut variables);
         own::free(scratch);
         passed?
     };
-    let result = execute(block, argv, envp, &variables);
+    let result = execute(block, call.argv, call.envp, &variables);
     if passed {
         sys::close(own::PASSED);
     }
@@ -47,18 +55,13 @@ pub fn execveat(
 }
 
 /// Finds the program and checks it; puts its path among the variables. Whether [`own::PASSED`] carries it.
-fn choose_program(
-    scratch: u64,
-    at: Fd,
-    path: u64,
-    flags: u64,
-    variables: &mut start::Variables,
-) -> Result<bool, Errno> {
+fn choose_program(scratch: u64, call: &Call, variables: &mut start::Variables) -> Result<bool, Errno> {
+    let (at, flags) = (call.at, call.flags);
     // SAFETY: the scratch memory of the caller, four paths long, used here alone.
     let scratch = unsafe { core::slice::from_raw_parts_mut(scratch as *mut u8, 4 * PATH_BYTES) };
     let (given, rest) = scratch.split_at_mut(PATH_BYTES);
     let (full, link) = rest.split_at_mut(PATH_BYTES);
-    let given = user::read_string(path, given)?;
+    let given = user::read_string(call.path, given)?;
     let own_executable = procfs::names_own_executable(given, sys::pid());
     let descriptor = match procfs::descriptor(given) {
         None if given.is_empty() && flags & AT_EMPTY_PATH != 0 => Some(at),

@@ -102,6 +102,14 @@ pub fn catch(handler: unsafe extern "C" fn(i32, *mut SigInfo, *mut Context)) -> 
     safe_call!(nr::RT_SIGACTION, signal::SIGSYS, &raw const action, 0, 8).map(|_| ())
 }
 
+/// The mask that the program starts with: `told`, or the process's own; never with SIGSYS.
+pub fn start_with(told: Option<SigSet>) {
+    let mut now = SigSet::EMPTY;
+    let _ = safe_call!(nr::RT_SIGPROCMASK, 0, 0, &raw mut now, 8);
+    let mask = told.unwrap_or(now).catchable();
+    let _ = safe_call!(nr::RT_SIGPROCMASK, 2, &raw const mask, 0, 8);
+}
+
 /// Tells the kernel what to do for the program's `action`.
 fn install(number: i32, action: &Action) -> Result<(), Errno> {
     let mut native = *action;

@@ -9,6 +9,7 @@ use megalith_runtime::elf::NotRunnable;
 use megalith_runtime::errno::{E2BIG, EACCES, ENAMETOOLONG, ENOENT, ENOTDIR, Errno};
 use megalith_runtime::layout::Span;
 use megalith_runtime::script::{DEPTH_MAX, HEAD_BYTES};
+use megalith_runtime::sigset::SigSet;
 use megalith_runtime::startup::{Image as Stack, aux};
 use megalith_runtime::{PAGE, SPACE_END, STACK_TOP, nr, page_up};
 
@@ -17,7 +18,7 @@ use crate::block;
 use crate::load::{self, Program};
 use crate::say;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
-use crate::{own, space, trap};
+use crate::{own, signals, space, trap};
 
 const PATH_BYTES: usize = 4096;
 const ARGUMENTS_MAX: usize = 2 * DEPTH_MAX;
@@ -71,23 +72,51 @@ struct Told {
     filter: bool,
     /// `p`: the program is the descriptor [`own::PASSED`].
     passed: bool,
+    /// `m` and 16 digits: the mask to start with; an exec is made with all signals blocked.
+    mask: Option<SigSet>,
     /// `u`: the soft stack limit was unlimited, and is to be so again.
     unlimited_stack: bool,
+}
+
+/// `MEGALITH_RUNTIME=…`, zero-terminated.
+type State = [u8; 40];
+
+impl Told {
+    fn variable(&self) -> State {
+        let mut state = [0; 40];
+        let name = STATE.as_bytes();
+        state[..name.len()].copy_from_slice(name);
+        state[name.len()] = b'=';
+        let mut at = name.len() + 1;
+        for (said, letter) in [(self.filter, b'f'), (self.passed, b'p'), (self.unlimited_stack, b'u')] {
+            if said {
+                state[at] = letter;
+                at += 1;
+            }
+        }
+        if let Some(mask) = self.mask {
+            state[at] = b'm';
+            for digit in 0..16 {
+                state[at + 1 + digit] = b"0123456789abcdef"[(mask.0 >> (60 - 4 * digit)) as usize & 15];
+            }
+        }
+        state
+    }
 }
 
 /// The variables that a program's exec adds to its environment.
 pub struct Variables {
     program: [u8; PATH_BYTES + 32],
     program_bytes: usize,
-    state: [u8; 32],
+    told: Told,
+    state: State,
 }
 
 impl Variables {
-    /// For a process that has the filter.
-    pub fn new() -> Variables {
-        let mut state = [0; 32];
-        state[..18].copy_from_slice(b"MEGALITH_RUNTIME=f");
-        Variables { program: [0; PATH_BYTES + 32], program_bytes: 0, state }
+    /// For a process that has the filter, and blocks `mask`.
+    pub fn new(mask: SigSet) -> Variables {
+        let told = Told { filter: true, mask: Some(mask), ..Told::default() };
+        Variables { program: [0; PATH_BYTES + 32], program_bytes: 0, told, state: told.variable() }
     }
 
     /// The program's path.
@@ -116,7 +145,8 @@ impl Variables {
 
     /// The program is the descriptor [`own::PASSED`].
     pub fn set_passed(&mut self) {
-        self.state[18] = b'p';
+        self.told.passed = true;
+        self.state = self.told.variable();
     }
 
     /// `NAME=value` strings for the new environment.
@@ -233,8 +263,13 @@ fn check<T>(result: Result<T, Errno>, what: &[u8]) -> T {
 
 fn told(given: &Given) -> Told {
     let letters = given.variable(STATE).unwrap_or(b"");
+    let mask = letters.iter().position(|letter| *letter == b'm').and_then(|at| {
+        let digits = core::str::from_utf8(letters.get(at + 1..at + 17)?).ok()?;
+        u64::from_str_radix(digits, 16).ok().map(SigSet)
+    });
+    let letters = letters.split(|letter| *letter == b'm').next().unwrap_or(b"");
     let has = |letter: u8| letters.contains(&letter);
-    Told { filter: has(b'f'), passed: has(b'p'), unlimited_stack: has(b'u') }
+    Told { mask, filter: has(b'f'), passed: has(b'p'), unlimited_stack: has(b'u') }
 }
 
 fn remember(given: &Given) {
@@ -270,13 +305,7 @@ fn keep_out_of_the_space(given: &Given, told: Told) {
     if told.unlimited_stack || limit.soft <= STACK_BYTES_MAX {
         say::fatal(&[b"the kernel places mappings at low addresses here (vm.legacy_va_layout?)"]);
     }
-    let mut state = *b"MEGALITH_RUNTIME=u\0\0\0";
-    if told.filter {
-        state[18] = b'f';
-    }
-    if told.passed {
-        state[19] = b'p';
-    }
+    let state = Told { unlimited_stack: true, ..told }.variable();
     let count = given.environment.count();
     let span = check(own::allocate((count as u64 + 2) * 8, PAGE), b"no memory for the runtime");
     // SAFETY: fresh memory of that size.
@@ -472,6 +501,6 @@ fn arm(told: Told) {
     block.table = &raw const block.own_table;
     let _ = safe_call!(nr::SET_TID_ADDRESS, block.kernel_tid.as_ptr());
     check(block.use_stack(), b"no signal stack");
-    trap::unblock_sigsys();
     check(trap::arm(told.filter), b"seccomp is not permitted");
+    signals::start_with(told.mask);
 }

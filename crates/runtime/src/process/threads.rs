@@ -32,15 +32,35 @@ const CHILD_TID: usize = 2;
 const STACK: usize = 5;
 const STACK_BYTES: usize = 6;
 
-/// clone(2): rdi flags, rsi stack, rdx parent_tid, r10 child_tid, r8 tls.
+/// clone(2)'s arguments.
+struct Request {
+    flags: u64,
+    stack: u64,
+    parent_tid: u64,
+    child_tid: u64,
+    tls: u64,
+}
+
+/// clone(2).
 pub fn clone(parent: &Block, context: &Context) -> Result<u64, Errno> {
-    let registers = &context.registers;
-    let flags = registers.rdi;
-    let child = prepare(parent, context, flags, registers.r10, registers.rsi)?;
-    let kernel_flags = for_kernel(flags);
-    finish(child, flags, |stack, tid| {
+    let r = &context.registers;
+    let request = Request { flags: r.rdi, stack: r.rsi, parent_tid: r.rdx, child_tid: r.r10, tls: r.r8 };
+    clone_as(parent, context, &request)
+}
+
+/// vfork(2). The child finds the registers as they are: glibc keeps its return address in one.
+pub fn vfork(parent: &Block, context: &Context) -> Result<u64, Errno> {
+    const SIGCHLD: u64 = 17;
+    let flags = flag::VM | flag::VFORK | SIGCHLD;
+    clone_as(parent, context, &Request { flags, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 })
+}
+
+fn clone_as(parent: &Block, context: &Context, request: &Request) -> Result<u64, Errno> {
+    let child = prepare(parent, context, request.flags, request.child_tid, request.stack)?;
+    let kernel_flags = for_kernel(request.flags);
+    finish(child, request.flags, |stack, tid| {
         // SAFETY: the stack and the word are the new block's; the rest are the program's numbers.
-        unsafe { start(nr::CLONE, kernel_flags, stack, registers.rdx, tid, registers.r8) }
+        unsafe { start(nr::CLONE, kernel_flags, stack, request.parent_tid, tid, request.tls) }
     })
 }
 
@@ -73,16 +93,6 @@ pub fn clone3(parent: &Block, context: &Context) -> Result<u64, Errno> {
         // SAFETY: the stack and the word are the new block's; the rest are the program's numbers.
         unsafe { start(nr::CLONE3, arguments.as_ptr() as u64, bytes as u64, 0, 0, 0) }
     })
-}
-
-/// vfork(2).
-pub fn vfork(parent: &Block, context: &Context) -> Result<u64, Errno> {
-    const SIGCHLD: u64 = 17;
-    let mut context = *context;
-    let registers = &mut context.registers;
-    registers.rdi = flag::VM | flag::VFORK | SIGCHLD;
-    (registers.rsi, registers.rdx, registers.r10, registers.r8) = (0, 0, 0, 0);
-    clone(parent, &context)
 }
 
 /// fork(2), and clone(2) that copies the address space.

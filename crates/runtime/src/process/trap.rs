@@ -4,7 +4,7 @@ use megalith_runtime::errno::{EINVAL, ENOSYS, EPERM, Errno};
 use megalith_runtime::filter;
 use megalith_runtime::frame::{Context, SYS_SECCOMP, SigInfo};
 use megalith_runtime::mapping::Request;
-use megalith_runtime::{nr, sigset::SigSet};
+use megalith_runtime::nr;
 
 use crate::block::Block;
 use crate::files::{self, Opened};
@@ -90,8 +90,11 @@ fn answer(block: &mut Block, number: u32, context: &mut Context) -> Option<Resul
         nr::FORK => Err(threads::fork(number)),
         nr::EXIT => threads::exit(block, a),
         nr::SET_TID_ADDRESS => Ok(threads::set_tid_address(block, a)),
-        nr::EXECVE => exec::execve(block, a, b, c),
-        nr::EXECVEAT => exec::execveat(block, a as i32, b, c, r.r10, r.r8),
+        nr::EXECVE => exec::execve(block, context.mask, a, b, c),
+        nr::EXECVEAT => {
+            let call = exec::Call { at: a as i32, path: b, argv: c, envp: r.r10, flags: r.r8 };
+            exec::execveat(block, context.mask, call)
+        }
         _ => Err(refused(number, a)),
     })
 }
@@ -110,10 +113,4 @@ fn refused(number: u32, first: u64) -> Errno {
         nr::VMSPLICE => say::refuse(number, "", "pages in a pipe cannot move", ENOSYS),
         _ => space::refused(number),
     }
-}
-
-/// The mask that a program starts with is the one the runtime was started with, less SIGSYS.
-pub fn unblock_sigsys() {
-    let only = SigSet::only(megalith_runtime::sigset::signal::SIGSYS);
-    let _ = safe_call!(nr::RT_SIGPROCMASK, 1, &raw const only, 0, 8);
 }
