@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, TextIO
 
@@ -41,7 +42,7 @@ class LiveDisplay:
     @classmethod
     def on_stderr(cls, *, wanted: bool) -> LiveDisplay:
         """A display on standard error, if that is a terminal that can show one."""
-        able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        able = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         return cls(sys.stderr if wanted and able else None)
 
     def __enter__(self) -> Self:
@@ -53,7 +54,8 @@ class LiveDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave()
+        with suppress(OSError):
+            self._leave()
 
     def show(self, hosts: Sequence[HostFigures]) -> None:
         """Draws the hosts' figures, at most twice a second."""
@@ -62,6 +64,14 @@ class LiveDisplay:
         if self._stream is None or now_s - self._shown_s < PERIOD_S * 0.9:
             return
         self._shown_s = now_s
+        try:
+            self._draw(hosts)
+        except OSError:
+            # The terminal has gone (a connection was cut); the program need not.
+            self._stream, self._rows = None, 0
+
+    def _draw(self, hosts: Sequence[HostFigures]) -> None:
+        assert self._stream is not None
         if _terminal_is_taken():
             self._leave()
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from megalith.report import Report
@@ -14,23 +14,28 @@ _WIDTH_MIN = 100
 """Of a report that is written to a file or a pipe: a table broken to 80 columns serves nobody."""
 
 
-def console_on(stream: TextIO) -> Console:
-    """A console that obeys NO_COLOR and leaves other streams plain."""
+def text_for(stream: TextIO, *parts: RenderableType) -> str:
+    """``parts`` as text for ``stream``: with colours on a terminal (but see NO_COLOR), plain elsewhere.
+
+    The caller writes it. rich itself ends the process when it meets a broken pipe.
+    """
     console = Console(file=stream, highlight=False)
-    return console if console.is_terminal else Console(file=stream, highlight=False, width=_WIDTH_MIN)
+    if not console.is_terminal:
+        console = Console(file=stream, highlight=False, width=_WIDTH_MIN)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, markup=False)
+    return captured.get()
 
 
-def print_report(report: Report, stream: TextIO) -> None:
-    """Prints the whole report."""
-    console = console_on(stream)
-    console.print(_memory_table(report))
-    console.print(_faults_table(report))
+def report_text(report: Report, stream: TextIO) -> str:
+    """The whole report, as text for ``stream``."""
     ended = report.ended_by if report.ended_by != "signal" else f"signal {report.exit_code - 128}"
-    console.print(
+    last = (
         f"wall {format_seconds(report.wall_s)}, user {format_seconds(report.user_s)},"
-        f" system {format_seconds(report.system_s)}; ended by {ended}, exit status {report.exit_code}",
-        markup=False,
+        f" system {format_seconds(report.system_s)}; ended by {ended}, exit status {report.exit_code}"
     )
+    return text_for(stream, _memory_table(report), _faults_table(report), last)
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import selectors
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from megalith.paths import CONTROL_SOCKET
 from megalith.report import EndedBy, HostFigures, Report
 from megalith.signals import Signals
 from megalith.sizes import format_size, parse_budget
+from megalith.tell import tell
 
 HEARTBEAT_S: Final = 0.5
 LOST_AFTER_S: Final = 3.0
@@ -103,6 +103,8 @@ def run(
         HostLost: a host went away; the program has been killed.
         MemoryExhausted: the program needed more than the hosts have; it has been killed.
         MegalithError: the program could not be started.
+
+    ^C goes to the program, as it would from a shell; here it does nothing until the program has ended.
 
     Processes that outlive the program are ended only if their parents still live; the command line, which
     has a process of its own, ends them all.
@@ -348,7 +350,7 @@ class _Run:
         if ended and killed:
             self._leftovers = len(killed)
             shown = ", ".join(f"{name} ({pid})" for pid, name in names.items() if pid in killed)
-            print(f"megalith: the program left processes behind; killed: {shown}", file=sys.stderr)
+            tell(f"megalith: the program left processes behind; killed: {shown}")
 
     def _close(self) -> None:
         """Ends the machine and takes its last figures."""

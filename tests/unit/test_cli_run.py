@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,16 @@ def test_what_is_about_to_end_may_do_so(cli: Cli, tmp_path: Path) -> None:
     done = cli(*LOCAL, "--quiet", "--", "bash", "-c", script)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "log").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2> >(exec true)"])
+def test_a_standard_error_that_takes_nothing_changes_nothing(cli: Cli, redirection: str) -> None:
+    command = [sys.executable, "-P", "-m", "megalith", *LOCAL, "--", "sh", "-c", "sleep 0.2; echo out; exit 4"]
+    script = f'"$@" {redirection}; echo $?'
+    done = subprocess.run(
+        ["bash", "-c", script, "-", *command], env=cli.environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.stdout == "out\n4\n"
 
 
 def test_a_directory_of_our_name_is_not_us(cli: Cli, tmp_path: Path) -> None:

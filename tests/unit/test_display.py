@@ -14,7 +14,7 @@ import termios
 
 from cli_driver import Cli
 from megalith.live import LiveDisplay
-from megalith.render import format_count, format_seconds, print_report
+from megalith.render import format_count, format_seconds, report_text
 from megalith.report import Faults, FaultTimes, HostFigures, Report
 
 
@@ -41,15 +41,15 @@ def report(*hosts: HostFigures) -> Report:
 
 
 def test_the_report_fits_eighty_columns() -> None:
-    stream = io.StringIO()
-    print_report(report(host("host1", peak=99 << 20, evicted_pages=123_456), host("n" * 40)), stream)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    figures = report(host("host1", peak=99 << 20, evicted_pages=123_456), host("n" * 40))
+    text = report_text(figures, io.StringIO())
+    lines = [line.rstrip() for line in text.splitlines()]
     assert max(map(len, lines)) <= 84
     assert "99.0 MiB" in lines[2]
     assert "123k" in lines[2]
-    assert "2.3 ms" in stream.getvalue()
+    assert "2.3 ms" in text
     assert lines[-1] == "wall 1.00 s, user 2.00 s, system 3.00 s; ended by signal 15, exit status 143"
-    assert "…" not in stream.getvalue().replace("n…", "")
+    assert "…" not in text.replace("n…", "")
 
 
 def test_bars_show_what_is_mapped_stowed_and_free() -> None:

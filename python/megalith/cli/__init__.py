@@ -10,6 +10,7 @@ from typing import NoReturn
 from megalith import __version__
 from megalith.cli import agent, demo, doctor, run
 from megalith.exceptions import MegalithError
+from megalith.tell import tell
 
 USAGE_ERROR = 2
 NOT_STARTED = 125
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.main(arguments)
     except MegalithError as error:
-        print(f"megalith: {error}", file=sys.stderr)
+        tell(f"megalith: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

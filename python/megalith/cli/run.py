@@ -141,11 +141,13 @@ def _open_report(path: Path | None) -> TextIO | None:
 
 
 def _show(report: Report, error: MegalithError | None, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print(report.as_json(), file=sys.stderr)
-    elif not quiet:
-        from megalith.render import print_report
+    from megalith.tell import tell
 
-        print_report(report, sys.stderr)
+    if as_json:
+        tell(report.as_json())
+    elif not quiet:
+        from megalith.render import report_text
+
+        tell(report_text(report, sys.stderr).rstrip())
     if error is not None:
-        print(f"megalith: {error}", file=sys.stderr)
+        tell(f"megalith: {error}")

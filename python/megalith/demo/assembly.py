@@ -24,7 +24,7 @@ from megalith.demo.data import Genome, Reads, find_reads, need_programs
 from megalith.demo.estimate import Estimate, estimate
 from megalith.demo.native import Measured, measure, require
 from megalith.demo.swap import Swapped, run_under_swap
-from megalith.demo.table import Phase, Result, print_result
+from megalith.demo.table import Phase, Result, result_text
 from megalith.exceptions import Interrupted, MegalithError
 from megalith.runner import Completed, run
 from megalith.sizes import BUDGET_BYTES_MIN, PAGE_BYTES, ByteCount, format_size
@@ -56,7 +56,8 @@ def run_demo(plan: Plan, *, as_json: bool) -> int:
         result = _demonstrate(plan, directory)
     if as_json:
         print(result.as_json())
-    print_result(result, sys.stderr if as_json else sys.stdout)
+    stream = sys.stderr if as_json else sys.stdout
+    print(result_text(result, stream), end="", file=stream)
     return 0 if result.identical else 1
 
 

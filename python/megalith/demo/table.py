@@ -11,7 +11,7 @@ from rich.table import Table
 from megalith import __version__
 from megalith.demo.contigs import Contigs
 from megalith.demo.swap import Swapped
-from megalith.render import console_on
+from megalith.render import text_for
 from megalith.report import Report
 from megalith.sizes import format_size
 
@@ -78,13 +78,13 @@ class Result:
         )
 
 
-def print_result(result: Result, stream: TextIO) -> None:
-    """Prints the result as a table."""
-    console = console_on(stream)
+def result_text(result: Result, stream: TextIO) -> str:
+    """The result as a table, for ``stream``."""
     table = Table(title=f"{result.reads}; {result.hosts} hosts", title_justify="left", box=None, pad_edge=False)
     table.add_column("phase", no_wrap=True)
-    for column in ("native", "peak", "megalith", "budget per host", "most held", "ratio", "swap, same limit"):
+    for column in ("native", "peak", "megalith", "budget/host", "most held", "ratio", "swap"):
         table.add_column(column, justify="right", no_wrap=True)
+    notes = []
     for phase in result.phases:
         most = max(host.peak for host in phase.report.hosts)
         table.add_row(
@@ -97,10 +97,9 @@ def print_result(result: Result, stream: TextIO) -> None:
             f"{phase.ratio:.1f}",
             str(phase.swap) if phase.swap else "-",
         )
-    console.print(table)
-    for phase in result.phases:
         if phase.swap and phase.swap.reason:
-            console.print(f"swap, {phase.name}: {phase.swap.how}: {phase.swap.reason}", markup=False)
+            notes.append(f"swap, {phase.name}: {phase.swap.how}: {phase.swap.reason}")
     native = result.native
-    console.print(f"{native.count} contigs, {native.bases} bases, N50 {native.n50}")
-    console.print(f"contigs identical: {'yes' if result.identical else 'no'}")
+    notes.append(f"{native.count} contigs, {native.bases} bases, N50 {native.n50}")
+    notes.append(f"contigs identical: {'yes' if result.identical else 'no'}")
+    return text_for(stream, table, *notes)
