@@ -256,6 +256,12 @@ fn further() {
     explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 4, 2);
     explore("3 hosts, 1 untouched page", 3, &[PAGE], untouched(), 5, 1);
     explore("3 hosts, 1 settled page", 3, &[PAGE], settled(), 4, 2);
+}
+
+/// More of everything at once.
+#[test]
+#[ignore = "takes minutes"]
+fn wider() {
     explore("3 hosts, 2 pages of a region", 3, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 4, 1);
     explore("4 hosts, 1 settled page", 4, &[PAGE], settled(), 3, 1);
 }
