@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -38,8 +39,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _occupy_standard_files() -> None:
+    """Sees to it that no pipe or socket of ours gets number 0, 1 or 2, where these are closed.
+
+    What is opened here is closed on exec, so a program finds them closed as well, as natively.
+    """
+    while (lowest := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
+    os.close(lowest)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    _occupy_standard_files()
     words = list(sys.argv[1:] if argv is None else argv)
     # What follows the first "--" is the program's, whatever it looks like.
     at = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
