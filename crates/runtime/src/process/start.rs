@@ -251,7 +251,7 @@ unsafe extern "C" fn main(stack: *const u64) -> ! {
 
     let (backing, bytes) = open_space(&given);
     check(space::open(backing, bytes), b"no memory for the runtime");
-    run(&given, told, &program, &scripts)
+    run(&given, told, program, &scripts)
 }
 
 fn check<T>(result: Result<T, Errno>, what: &[u8]) -> T {
@@ -412,11 +412,11 @@ fn open_space(given: &Given) -> (Backing, u64) {
     (Backing::Agent, agent::open(socket, machine))
 }
 
-fn run(given: &Given, told: Told, program: &Program, scripts: &Scripts) -> ! {
+fn run(given: &Given, told: Told, program: Program, scripts: &Scripts) -> ! {
     // SAFETY: see Once: there is no second thread yet.
     let executable = unsafe { &mut *EXECUTABLE.0.get() };
     check(link_of(program.fd(), &mut executable[..PATH_BYTES - 1]), b"the program's path is unknown");
-    let image = match load::load(program) {
+    let image = match load::load(&program) {
         Ok(image) => image,
         Err(ENOENT) => say::end(127, &[b"its interpreter (PT_INTERP) is not found"]),
         Err(errno) => say::end(126, &[b"cannot be loaded: ", errno.name().as_bytes()]),
@@ -430,6 +430,7 @@ fn run(given: &Given, told: Told, program: &Program, scripts: &Scripts) -> ! {
     }
     let rsp = write_stack(given, &image, scripts, stack_bytes);
     set_name();
+    drop(program);
     arm(told);
     // SAFETY: the program's memory is complete; registers are as the kernel leaves them for a new program.
     unsafe {
