@@ -62,7 +62,8 @@ def _faults_table(report: Report) -> Table:
         faults = host.faults
         counts = (faults.first_touch, faults.local, faults.remote, faults.minor, faults.write)
         sizes = (host.bytes_in, host.bytes_out)
-        times = (host.fault_us.p50, host.fault_us.p99)
+        # Where there was no fault, there is no time of one.
+        times = (host.fault_us.p50, host.fault_us.p99) if faults.total else (None, None)
         cells = (*map(format_count, counts), *map(format_size, sizes), *map(_format_us, times))
         table.add_row(host.name, *cells)
     return table
