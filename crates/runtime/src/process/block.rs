@@ -165,3 +165,8 @@ pub unsafe fn retire(block: *mut Block) {
     }
     list.last = block;
 }
+
+/// See [`Lock::expect_free_of`].
+pub fn expect_free_of(tid: u32) {
+    RETIRED.expect_free_of(tid);
+}

@@ -95,6 +95,12 @@ fn check_depth(program: Program, depth: usize) -> Result<(), Errno> {
         path[..script.interpreter.len()].copy_from_slice(script.interpreter);
         return check_depth(Program::open(&path[..=script.interpreter.len()])?, depth - 1);
     }
+    check_elf(program)
+}
+
+// Not inlined: its buffers would be on the stack once for every script.
+#[inline(never)]
+fn check_elf(program: Program) -> Result<(), Errno> {
     let header = program.header().map_err(NotRunnable::errno)?;
     let mut buffer = [0; SEGMENTS_MAX * SEGMENT_BYTES];
     let segments = program.table(&header, &mut buffer)?;

@@ -49,6 +49,13 @@ impl<T> Lock<T> {
         Guard(self)
     }
 
+    /// Ends the process if `tid`, which no longer runs, holds the lock: what it guards is half changed.
+    pub fn expect_free_of(&self, tid: u32) {
+        if self.word.load(Ordering::Relaxed) & !CONTENDED == tid {
+            died_inside();
+        }
+    }
+
     fn wait(&self, seen: u32) {
         let second = [1u64, 0];
         let waited = safe_call!(nr::FUTEX, self.word.as_ptr(), 128, seen, second.as_ptr());
@@ -58,9 +65,13 @@ impl<T> Lock<T> {
         // The holder may belong to another process that shares this memory; kill(2) with a thread id finds it.
         let holder = seen & !CONTENDED;
         if safe_call!(nr::KILL, holder, 0) == Err(ESRCH) && self.word.load(Ordering::Relaxed) == seen {
-            say::fatal(&[b"a thread died inside the runtime; the space cannot be trusted"]);
+            died_inside();
         }
     }
+}
+
+fn died_inside() -> ! {
+    say::fatal(&[b"a thread died inside the runtime; the space cannot be trusted"])
 }
 
 impl<T> Deref for Guard<'_, T> {

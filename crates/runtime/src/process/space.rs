@@ -508,14 +508,14 @@ impl Space {
     }
 }
 
-/// Asks the kernel whether it would map this file so, and for which errno not.
+/// Asks the kernel whether it would map this file so, and for which errno not. The kernel's own choice of an
+/// address is above the space: `start` has seen to that.
 fn probe(bytes: u64, request: Request, fd: Fd) -> Result<(), Errno> {
-    let place = own::allocate(bytes, PAGE)?;
     let flags = request.flags & (flag::TYPE | flag::NORESERVE | flag::SYNC | flag::HUGETLB);
-    // SAFETY: the runtime's own fresh memory, given up to the probe.
-    let mapped = unsafe { sys::map_at(place, Prot(request.prot as u32), flags, fd, request.offset) };
-    own::free(place);
-    mapped
+    // SAFETY: a new mapping where nothing is.
+    let mapped = unsafe { sys::call(nr::MMAP, [0, bytes, request.prot, flags, fd as u64, request.offset])? };
+    // SAFETY: mapped just now, and never used.
+    unsafe { sys::unmap(Span::new(mapped, bytes)) }
 }
 
 fn copy_page(from: u64, to: u64) {

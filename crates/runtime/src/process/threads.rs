@@ -14,7 +14,7 @@ use megalith_runtime::nr;
 use crate::block::{self, BLOCK_BYTES, Block};
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
-use crate::{own, say, signals, user};
+use crate::{own, say, signals, space, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
@@ -180,6 +180,11 @@ fn finish(child: Unborn, flags: u64, start: impl FnOnce(u64, u64) -> i64) -> Res
     let tid = unsafe { (*child).kernel_tid.as_ptr() as u64 };
     let started = Errno::check(start(stack, tid));
     let ended = flags & flag::VFORK != 0;
+    if let (Ok(tid), true) = (started, ended) {
+        // A child that was killed may have died with a lock, and as a zombie it would look alive to a waiter.
+        space::SPACE.expect_free_of(tid as u32);
+        block::expect_free_of(tid as u32);
+    }
     if started.is_err() || ended {
         // SAFETY: no child was made, or it has left this memory for ever (vfork).
         unsafe {
