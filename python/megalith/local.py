@@ -55,6 +55,8 @@ class LocalHosts:
         self._members: list[Member] = []
         self._directory = Path()
         self._stop_write = -1
+        self._killed: set[str] = set()
+        """Names of hosts whose agents were ended by us, with SIGKILL."""
 
     @property
     def members(self) -> list[Member]:
@@ -105,14 +107,16 @@ class LocalHosts:
     def kill(self) -> None:
         """Ends the agents at once, be they stopped, stuck or dead."""
         for agent in self._agents:
-            agent.process.kill()
+            if agent.process.poll() is None:
+                self._killed.add(agent.name)
+                agent.process.kill()
         for agent in self._agents:
             agent.process.wait()
 
     def obituary(self, name: str) -> str | None:
-        """How the agent of host ``name`` ended, if it has."""
+        """How the agent of host ``name`` ended, if it has done so by itself."""
         for agent in self._agents:
-            if agent.name == name and (status := agent.process.poll()) is not None:
+            if agent.name == name and name not in self._killed and (status := agent.process.poll()) is not None:
                 if status < 0:
                     return f"its agent was killed by signal {-status}"
                 return f"its agent ended with status {status}: {agent.last_words()}"

@@ -163,7 +163,7 @@ def test_a_lost_host(cli: Cli) -> None:
     ("then", "words"),
     [
         ("die", "its agent has ended; its agent was killed by signal 9"),
-        ("silent", "its agent has given no sign of life for 1 s"),
+        ("silent", "its agent has given no sign of life for 1 s; the program was killed"),
     ],
 )
 def test_a_lost_home_agent_takes_the_whole_program_with_it(cli: Cli, then: str, words: str) -> None:
