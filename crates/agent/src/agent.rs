@@ -8,11 +8,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use fabric::{ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Listener, MachineId, TcpMesh};
 use pager::Budget;
+use parking_lot::Mutex;
 
 use crate::clients::{self, ClientListener};
 use crate::control;
@@ -254,7 +255,7 @@ impl Agent {
 
     /// A machine by its id.
     pub fn machine(&self, id: MachineId) -> Option<Arc<Machine>> {
-        self.machines.lock().expect("a panic aborts the agent").get(&id).map(|k| k.machine.clone())
+        self.machines.lock().get(&id).map(|k| k.machine.clone())
     }
 
     /// Makes this host's part of a machine that it opens itself.
@@ -270,7 +271,7 @@ impl Agent {
     }
 
     fn keep(&self, id: MachineId, machine: Arc<Machine>, ends: Option<Receiver<End>>) -> Result<(), String> {
-        let mut machines = self.machines.lock().expect("a panic aborts the agent");
+        let mut machines = self.machines.lock();
         if machines.contains_key(&id) {
             drop(machines);
             machine.end(End::Closed);
@@ -282,7 +283,7 @@ impl Agent {
 
     /// Takes a machine away: ends it, says goodbye to the other hosts, frees its memory.
     pub fn remove(&self, id: MachineId) {
-        let kept = self.machines.lock().expect("a panic aborts the agent").remove(&id);
+        let kept = self.machines.lock().remove(&id);
         if let Some(kept) = kept {
             kept.machine.end(End::Closed);
             if let Some(fabric) = kept.machine.fabric() {
@@ -292,8 +293,7 @@ impl Agent {
     }
 
     fn stop(&self) {
-        let ids: Vec<MachineId> =
-            self.machines.lock().expect("a panic aborts the agent").keys().copied().collect();
+        let ids: Vec<MachineId> = self.machines.lock().keys().copied().collect();
         for id in ids {
             self.remove(id);
         }
@@ -316,7 +316,7 @@ impl Host for Agent {
     }
 
     fn joined(&self, id: MachineId, fabric: Arc<TcpMesh>) {
-        let mut machines = self.machines.lock().expect("a panic aborts the agent");
+        let mut machines = self.machines.lock();
         let Some(kept) = machines.get_mut(&id) else { return };
         let (machine, ends) = (kept.machine.clone(), kept.ends.take());
         drop(machines);

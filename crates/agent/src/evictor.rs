@@ -38,9 +38,9 @@ enum Step {
 pub fn run(machine: &Machine) {
     let mut batch = Eviction::default();
     while !machine.has_ended() {
-        let state = machine.lock();
+        let mut state = machine.lock();
         if !machine.under_pressure() {
-            drop(machine.pressure.wait_timeout(state, IDLE_POLL).expect("a panic aborts the agent"));
+            machine.pressure.wait_for(&mut state, IDLE_POLL);
             continue;
         }
         drop(state);
@@ -58,7 +58,7 @@ pub fn run(machine: &Machine) {
 }
 
 fn pause(machine: &Machine) {
-    drop(machine.pressure.wait_timeout(machine.lock(), BUSY_POLL).expect("a panic aborts the agent"));
+    machine.pressure.wait_for(&mut machine.lock(), BUSY_POLL);
 }
 
 fn step(machine: &Machine, batch: &mut Eviction) -> Step {

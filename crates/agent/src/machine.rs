@@ -8,18 +8,22 @@
 //! | the evictor (`evictor.rs`) | pages to pack and hand over |
 //! | the control connection (`control.rs`), home only | open, close, figures |
 //!
+//! The lock is a fair one (parking_lot's): the faults thread and the evictor take it tens of thousands of times a second, and
+//! who comes once, as the sign of life does, must get it too.
+//!
 //! Lock order: `burst` → `state` → the fabric's and the pager's own. No thread waits for the network or for a client
 //! with `state` held.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Invitation, Lost, TcpMesh};
 use pager::{Budget, Fault, PAGE, SpaceId};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::figures::Figures;
 use crate::state::{Served, State};
@@ -99,7 +103,7 @@ impl Machine {
 
     /// The machine's state.
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("a panic aborts the agent")
+        self.state.lock()
     }
 
     /// The fabric, once the mesh stands.
@@ -125,7 +129,7 @@ impl Machine {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
         }
-        for client in self.clients.lock().expect("a panic aborts the agent").iter() {
+        for client in self.clients.lock().iter() {
             // SAFETY: a plain system call on a pidfd that we hold open.
             unsafe {
                 libc::syscall(
@@ -153,13 +157,13 @@ impl Machine {
 
     /// Remembers a client, to kill it when the machine ends. False if it has ended already.
     pub fn add_client(&self, pidfd: &Arc<OwnedFd>) -> bool {
-        self.clients.lock().expect("a panic aborts the agent").push(pidfd.clone());
+        self.clients.lock().push(pidfd.clone());
         !self.has_ended()
     }
 
     /// Forgets a client.
     pub fn remove_client(&self, pidfd: &Arc<OwnedFd>) {
-        self.clients.lock().expect("a panic aborts the agent").retain(|c| !Arc::ptr_eq(c, pidfd));
+        self.clients.lock().retain(|c| !Arc::ptr_eq(c, pidfd));
     }
 
     /// A name for a new space.
@@ -189,7 +193,7 @@ impl Machine {
                         self.end(End::Full);
                         return;
                     }
-                    state = self.room.wait_timeout(state, ROOM_POLL).expect("a panic aborts the agent").0;
+                    state = WAIT;
                 }
                 Err(violation) => {
                     drop(state);
@@ -213,7 +217,7 @@ impl Machine {
 
     /// The evictor has made room, or (`None`) has found nothing to do.
     pub fn relieved(&self, progress: bool) {
-        let mut stuck = self.stuck.lock().expect("a panic aborts the agent");
+        let mut stuck = self.stuck.lock();
         if progress {
             *stuck = None;
         } else {
@@ -280,7 +284,7 @@ impl Machine {
 
     fn handle_burst(&self, from: HostId) {
         let Some(fabric) = self.fabric() else { return };
-        let mut burst = self.bursts[usize::from(from.0)].lock().expect("a panic aborts the agent");
+        let mut burst = self.bursts[usize::from(from.0)].lock();
         if burst.is_empty() {
             return;
         }
@@ -363,7 +367,7 @@ pub struct Mailbox(pub Weak<Machine>);
 impl Inbox for Mailbox {
     fn message(&self, from: HostId, bytes: &[u8]) {
         let Some(machine) = self.0.upgrade() else { return };
-        let mut burst = machine.bursts[usize::from(from.0)].lock().expect("a panic aborts the agent");
+        let mut burst = machine.bursts[usize::from(from.0)].lock();
         burst.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         burst.extend_from_slice(bytes);
     }
