@@ -183,17 +183,12 @@ impl Machine {
                 Ok(Served::Done) => break,
                 Ok(Served::NoRoom) => {
                     self.pressure.notify_one();
-                    if self
-                        .stuck
-                        .lock()
-                        .expect("a panic aborts the agent")
-                        .is_some_and(|s| s.elapsed() > FULL_AFTER)
-                    {
+                    if self.stuck.lock().is_some_and(|since| since.elapsed() > FULL_AFTER) {
                         drop(state);
                         self.end(End::Full);
                         return;
                     }
-                    state = WAIT;
+                    self.room.wait_for(&mut state, ROOM_POLL);
                 }
                 Err(violation) => {
                     drop(state);
@@ -314,7 +309,9 @@ impl Machine {
         for after in after {
             match after {
                 After::Figures => self.send_figures(),
-                After::Room => self.pressure.notify_one(),
+                After::Room => {
+                    self.pressure.notify_one();
+                }
                 After::Malformed => {
                     self.end(End::Lost { host: from, reason: "it sent bytes that are no message".into() });
                 }
