@@ -207,7 +207,7 @@ impl Segment {
         let file_end = self.address + self.file_bytes;
         let pages_end = if self.file_bytes == 0 { start } else { page_up(file_end).unwrap_or(SPACE_END) };
         let file = (pages_end > start).then(|| (Span { start, end: pages_end }, page_down(self.offset)));
-        let zero = self.memory_bytes > self.file_bytes && file.is_some() && file_end % PAGE != 0;
+        let zero = self.memory_bytes > self.file_bytes && file.is_some() && !file_end.is_multiple_of(PAGE);
         Load {
             file,
             zero_from: zero.then_some(file_end),

@@ -265,7 +265,7 @@ mod tests {
     }
 
     fn word(call: &Call, at: u32) -> u32 {
-        let long = |value: u64| if at % 8 == 0 { value as u32 } else { (value >> 32) as u32 };
+        let long = |value: u64| if at.is_multiple_of(8) { value as u32 } else { (value >> 32) as u32 };
         match at {
             0 => call.number,
             4 => call.arch,

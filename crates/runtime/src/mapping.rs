@@ -123,7 +123,7 @@ impl Request {
     /// Checks the arguments in the order in which Linux does. MAP_GROWSDOWN is the caller's to refuse.
     pub fn plan(&self) -> Result<Plan, Errno> {
         let flags = self.flags;
-        if self.offset % PAGE != 0 {
+        if !self.offset.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         if flags & flag::HUGETLB != 0 && flags & flag::ANONYMOUS != 0 {
@@ -138,7 +138,7 @@ impl Request {
         if bytes > SPACE_END || (fixed && self.addr > SPACE_END - bytes) {
             return Err(ENOMEM);
         }
-        if fixed && self.addr % PAGE != 0 {
+        if fixed && !self.addr.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         let source = self.source()?;
@@ -222,7 +222,7 @@ impl Remap {
         if flags & !(remap::MAYMOVE | remap::FIXED | remap::DONTUNMAP) != 0
             || (fixed && !may_move)
             || (keep_old && (!may_move || old_length != new_length))
-            || addr % PAGE != 0
+            || !addr.is_multiple_of(PAGE)
         {
             return Err(EINVAL);
         }
@@ -231,7 +231,7 @@ impl Remap {
         let end = addr.checked_add(old_bytes).ok_or(EINVAL)?;
         if fixed {
             let overlap = to < end && addr < to.saturating_add(bytes);
-            if to % PAGE != 0 || bytes > SPACE_END || to > SPACE_END - bytes || overlap {
+            if !to.is_multiple_of(PAGE) || bytes > SPACE_END || to > SPACE_END - bytes || overlap {
                 return Err(EINVAL);
             }
         }

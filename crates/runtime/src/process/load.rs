@@ -190,6 +190,6 @@ fn map(span: Span, bias: u64, prot: u32, file: Option<(Fd, u64)>) -> Result<(), 
         flags,
         offset: page_down(offset),
     };
-    debug_assert!(request.addr % PAGE == 0);
+    debug_assert!(request.addr.is_multiple_of(PAGE));
     space::lock().mmap(request, fd).map(|_| ())
 }

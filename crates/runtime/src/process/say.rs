@@ -54,14 +54,24 @@ pub fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-static REFUSED: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
+/// What has been said: a call's number and the address of the reason, which is the source's own.
+static REFUSED: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+fn first_time(number: u32, reason: &'static str) -> bool {
+    let key = reason.as_ptr() as u64 ^ u64::from(number) << 48;
+    for slot in &REFUSED {
+        match slot.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(other) if other == key => return false,
+            Err(_) => {}
+        }
+    }
+    true
+}
 
 /// Refuses a call with `errno`, and says so the first time for this call. `what` is added to the call's name.
-pub fn refuse(number: u32, what: &str, reason: &str, errno: Errno) -> Errno {
-    // A call refused for two different things is told apart by the length of the text that names the thing.
-    let key = (number as usize + 37 * what.len()) % 1024;
-    let bit = 1 << (key % 64);
-    if REFUSED[key / 64].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+pub fn refuse(number: u32, what: &str, reason: &'static str, errno: Errno) -> Errno {
+    if first_time(number, reason) {
         let mut name = [0; 24];
         let upper = nr::name(number).as_bytes();
         let name = &mut name[..upper.len()];

@@ -224,7 +224,7 @@ impl Space {
 
     /// munmap(2).
     pub fn munmap(&mut self, addr: u64, length: u64) -> Result<u64, Errno> {
-        if addr % PAGE != 0 || addr > SPACE_END || length > SPACE_END - addr || length == 0 {
+        if !addr.is_multiple_of(PAGE) || addr > SPACE_END || length > SPACE_END - addr || length == 0 {
             return Err(EINVAL);
         }
         let span = range(addr, length)?;
@@ -247,7 +247,7 @@ impl Space {
     pub fn mprotect(&mut self, addr: u64, length: u64, prot: u64, key: Option<u64>) -> Result<u64, Errno> {
         const GROWSDOWN: u64 = 0x0100_0000;
         const GROWSUP: u64 = 0x0200_0000;
-        if prot & GROWSUP != 0 || addr % PAGE != 0 {
+        if prot & GROWSUP != 0 || !addr.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         if length == 0 {
@@ -444,7 +444,7 @@ impl Space {
 
     /// madvise(2).
     pub fn madvise(&mut self, addr: u64, length: u64, advice: u64) -> Result<u64, Errno> {
-        if !advice::is_known(advice) || addr % PAGE != 0 {
+        if !advice::is_known(advice) || !addr.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         let bytes = page_up(length).ok_or(EINVAL)?;

@@ -449,18 +449,18 @@ fn write_stack<'a>(given: &Given, image: &load::Image, scripts: &'a Scripts, sta
         // SAFETY: the kernel's 16 bytes, for this process alone.
         random = unsafe { *(kernels as *const [u8; 16]) };
     }
+    let platform = match platform {
+        0 => c"x86_64",
+        // SAFETY: the kernel's string.
+        address => unsafe { CStr::from_ptr(address as *const _) },
+    };
     let contents = Stack {
         arguments: scripts.arguments(given),
         environment: given.environment.filter(|entry| !is_ours(entry)).map(|entry| -> &'a [u8] { entry }),
         kernel_vector: given.vector,
         loaded: image.loaded,
         path: program_path(),
-        // SAFETY: the kernel's string.
-        platform: if platform == 0 {
-            b"x86_64"
-        } else {
-            unsafe { CStr::from_ptr(platform as *const _) }.to_bytes()
-        },
+        platform: platform.to_bytes(),
         random,
     };
     let bytes = (contents.bytes() as u64 + 15) & !15;

@@ -300,7 +300,7 @@ fn release_robust_list() {
 
 fn owner_died(address: u64, inherits_priority: bool, pending: bool) {
     let Ok(mut value) = user::read::<u32>(address) else { return };
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return;
     }
     if pending && !inherits_priority && value == 0 {

@@ -118,12 +118,15 @@ fn readable(fd: RawFd, milliseconds: i32) -> bool {
     unsafe { libc::poll(&mut poll, 1, milliseconds) > 0 }
 }
 
+/// A range's end, the offset of its first byte in the file, and the file.
+type Backed = (u64, u64, Arc<File>);
+
 /// One client's space.
 struct Space {
     uffd: OwnedFd,
     memfd: File,
-    /// Backed ranges: start → (end, offset, file). Disjoint.
-    files: Mutex<BTreeMap<u64, (u64, u64, Arc<File>)>>,
+    /// Backed ranges by their start; disjoint.
+    files: Mutex<BTreeMap<u64, Backed>>,
 }
 
 const UFFDIO_CONTINUE: libc::c_ulong = 0xc020_aa07;
@@ -190,7 +193,10 @@ fn memfd() -> File {
 impl Space {
     fn forget(&self, start: u64, bytes: u64, file: bool) -> i64 {
         assert!(
-            start % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0 && bytes > 0 && start + bytes <= SPACE_END
+            start.is_multiple_of(PAGE_BYTES)
+                && bytes.is_multiple_of(PAGE_BYTES)
+                && bytes > 0
+                && start + bytes <= SPACE_END
         );
         if file {
             let mut files = self.files.lock().unwrap();
