@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::machine::{End, Machine, Mailbox};
+use crate::state::State;
 use crate::wire;
 
 /// A line may not be longer.
@@ -120,21 +121,20 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
     }
     machine.lock().ask_for_room(&**machine.fabric().expect("just set"));
     machine.fabric().expect("just set").flush();
-    out.say(&json!({"event": "opened", "hosts": figures(&machine)}));
+    out.say(&json!({"event": "opened", "hosts": machine.all_figures()}));
 
     let (sender, happened) = mpsc::channel();
     spawn_readers(lines, ends, &sender);
     loop {
         match happened.recv_timeout(heartbeat) {
             Err(RecvTimeoutError::Timeout) => {
-                if !out.say(&json!({"event": "status", "hosts": figures(&machine)})) {
+                if !out.say(&json!({"event": "status", "hosts": machine.all_figures()})) {
                     break;
                 }
             }
             Ok(Happened::Ended(End::Lost { host, reason })) => out.lost(&machine, host, &reason),
-            Ok(Happened::Ended(End::Full)) => {
-                refresh(&machine);
-                out.say(&json!({"event": "full", "hosts": figures(&machine)}));
+            Ok(Happened::Ended(End::Full { hosts })) => {
+                out.say(&json!({"event": "full", "hosts": hosts}));
             }
             Ok(Happened::Ended(End::Closed)) => {
                 // Our own agent is being stopped.
@@ -145,7 +145,7 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
                     refresh(&machine);
                 }
                 agent.remove(id);
-                out.say(&json!({"event": "closed", "hosts": figures(&machine)}));
+                out.say(&json!({"event": "closed", "hosts": machine.all_figures()}));
                 break;
             }
             Ok(Happened::Gone) | Err(RecvTimeoutError::Disconnected) => break,
@@ -180,38 +180,22 @@ fn spawn_readers(mut lines: Lines, ends: mpsc::Receiver<End>, sender: &Sender<Ha
 /// Asks the other hosts for their figures and waits for them, [`FIGURES_TIMEOUT`] at most.
 fn refresh(machine: &Machine) {
     let Some(fabric) = machine.fabric() else { return };
+    let before = machine.lock().figures_heard.clone();
     for host in machine.others() {
-        machine.lock().others[usize::from(host.0)] = None;
         fabric.send(host, &[&wire::SEND_FIGURES]);
     }
     fabric.flush();
     let deadline = Instant::now() + FIGURES_TIMEOUT;
+    let heard =
+        |state: &State, host: HostId| state.figures_heard[usize::from(host.0)] > before[usize::from(host.0)];
     while Instant::now() < deadline && !machine.has_ended() {
         let state = machine.lock();
-        if machine.others().all(|h| state.others[usize::from(h.0)].is_some()) {
+        if machine.others().all(|host| heard(&state, host)) {
             return;
         }
         drop(state);
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// All hosts' figures, as known now.
-fn figures(machine: &Machine) -> Vec<Value> {
-    let own = serde_json::to_value(machine.figures()).expect("figures are plain");
-    let state = machine.lock();
-    (0u16..)
-        .zip(&machine.invitation.members)
-        .map(|(i, member)| {
-            if i == machine.invitation.me.0 {
-                return own.clone();
-            }
-            state.others[usize::from(i)].clone().unwrap_or_else(|| {
-                let unknown = crate::figures::Figures { name: member.name.clone(), ..Default::default() };
-                serde_json::to_value(unknown).expect("figures are plain")
-            })
-        })
-        .collect()
 }
 
 struct Lines(BufReader<UnixStream>);

@@ -47,7 +47,10 @@ pub enum End {
         reason: String,
     },
     /// No host has room left.
-    Full,
+    Full {
+        /// All hosts' figures when that was found.
+        hosts: Vec<serde_json::Value>,
+    },
 }
 
 /// One machine on this host.
@@ -185,7 +188,8 @@ impl Machine {
                     self.pressure.notify_one();
                     if self.stuck.lock().is_some_and(|since| since.elapsed() > FULL_AFTER) {
                         drop(state);
-                        self.end(End::Full);
+                        // Before the clients are killed, and what they held is freed.
+                        self.end(End::Full { hosts: self.all_figures() });
                         return;
                     }
                     self.room.wait_for(&mut state, ROOM_POLL);
@@ -268,6 +272,24 @@ impl Machine {
         }
     }
 
+    /// All hosts' figures, as known now.
+    pub fn all_figures(&self) -> Vec<serde_json::Value> {
+        let own = serde_json::to_value(self.figures()).expect("figures are plain");
+        let state = self.lock();
+        (0u16..)
+            .zip(&self.invitation.members)
+            .map(|(i, member)| {
+                if i == self.invitation.me.0 {
+                    return own.clone();
+                }
+                state.others[usize::from(i)].clone().unwrap_or_else(|| {
+                    let unknown = Figures { name: member.name.clone(), ..Default::default() };
+                    serde_json::to_value(unknown).expect("figures are plain")
+                })
+            })
+            .collect()
+    }
+
     /// Sends this host's figures to home.
     pub fn send_figures(&self) {
         if let Some(fabric) = self.fabric() {
@@ -289,10 +311,9 @@ impl Machine {
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             let (message, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
             rest = tail;
-            if self.has_ended() {
-                continue;
-            }
             let heard = match wire::read(message) {
+                // Last figures are wanted even so.
+                Ok(said) if self.has_ended() && !matches!(said, Said::Figures(_)) => None,
                 Ok(said) => self.hear(from, said, &mut state, &**fabric),
                 Err(_) => Some(After::Malformed),
             };
@@ -337,7 +358,12 @@ impl Machine {
                 return Some(After::Room);
             }
             Said::SpaceEnd(space) => state.close_space(space),
-            Said::Figures(json) => state.others[usize::from(from.0)] = serde_json::from_slice(json).ok(),
+            Said::Figures(json) => {
+                if let Ok(figures) = serde_json::from_slice(json) {
+                    state.others[usize::from(from.0)].replace(figures);
+                    state.figures_heard[usize::from(from.0)] += 1;
+                }
+            }
             Said::FiguresAsk => return Some(After::Figures),
             Said::PeerLost(host, text) => {
                 // Both sides of a cut link say that the other is lost: home believes its own link first.

@@ -40,6 +40,8 @@ pub struct State {
     pub counters: Counters,
     /// The figures that other hosts sent last, by host.
     pub others: Vec<Option<serde_json::Value>>,
+    /// How often each has sent some.
+    pub figures_heard: Vec<u64>,
     budget: Arc<Budget>,
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
@@ -71,6 +73,7 @@ impl State {
             rooms: Rooms::new(me, hosts),
             counters: Counters::default(),
             others: vec![None; usize::from(hosts)],
+            figures_heard: vec![0; usize::from(hosts)],
             budget,
             epoch,
             streams: FxHashMap::default(),

@@ -359,10 +359,10 @@ fn backed_pages_read_the_file() {
     let (mut control, opened) = Control::open(&[&agent], 0x53);
     assert_eq!(opened["event"], "opened", "{opened}");
     let client = Client::connect(&agent, 0x53, MIB);
-    let mut file = std::fs::File::from(OwnedFd::from({
+    let mut file = std::fs::File::from({
         // SAFETY: a constant name; the descriptor is ours.
         unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC)) }
-    }));
+    });
     for i in 0..20u64 {
         file.write_all(&[i as u8 + 1; PAGE as usize]).unwrap();
     }

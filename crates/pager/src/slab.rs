@@ -1,7 +1,8 @@
-//! Memory for stowed pages: slots of few sizes in spans of 64 KiB.
+//! Memory for stowed pages: slots of few sizes in spans of 16 KiB.
 //!
-//! Invariants: a span holds slots of one class; a span without a used slot is given back to the kernel; the
-//! budget is charged for whole spans, so what the slab really takes is what is counted.
+//! Invariants: a span holds slots of one class; of the spans without a used slot a few are kept for the next who
+//! needs one, and the others are given back to the kernel; the budget is charged for whole spans, kept ones
+//! included, so what the slab really takes is what is counted.
 
 use std::io;
 use std::ptr::NonNull;
@@ -9,7 +10,9 @@ use std::sync::Arc;
 
 use crate::budget::Budget;
 
-const SPAN_BYTES: usize = 64 << 10;
+const SPAN_BYTES: usize = 16 << 10;
+/// Empty spans that are kept: pages come and go all the time, and the kernel's page faults are dear.
+const SPARE_SPANS: usize = 32;
 const STEP: usize = 64;
 /// Slots of 64, 128, … 3072 bytes, and of a whole page.
 const CLASSES: usize = 3072 / STEP + 1;
@@ -53,6 +56,9 @@ pub struct Slab {
     base: NonNull<u8>,
     bytes: usize,
     spans: Vec<Span>,
+    /// Empty, with memory, charged.
+    spare: Vec<u32>,
+    /// Empty, without memory.
     empty: Vec<u32>,
     with_room: [Vec<u32>; CLASSES],
     budget: Arc<Budget>,
@@ -91,6 +97,7 @@ impl Slab {
             base: NonNull::new(base.cast()).expect("mmap does not return null"),
             bytes,
             spans: Vec::new(),
+            spare: Vec::new(),
             empty: Vec::new(),
             with_room: [const { Vec::new() }; CLASSES],
             budget,
@@ -163,6 +170,11 @@ impl Slab {
 
     fn new_span(&mut self, class: usize) -> u32 {
         let fresh = Span { class: class as u8, used: 0, free: NIL, fresh: 0, listed: None };
+        if let Some(span) = self.spare.pop() {
+            self.spans[span as usize] = fresh;
+            self.list(span);
+            return span;
+        }
         let span = if let Some(span) = self.empty.pop() {
             self.spans[span as usize] = fresh;
             span
@@ -180,6 +192,10 @@ impl Slab {
     fn drop_span(&mut self, span: u32) {
         if self.spans[span as usize].listed.is_some() {
             self.unlist(span);
+        }
+        if self.spare.len() < SPARE_SPANS {
+            self.spare.push(span);
+            return;
         }
         // SAFETY: the span is ours and nothing in it is used.
         unsafe { libc::madvise(self.start(span).as_ptr().cast(), SPAN_BYTES, libc::MADV_DONTNEED) };
@@ -261,6 +277,8 @@ mod tests {
             assert_eq!(slab.get(slot), bytes);
             slab.free(slot);
         }
-        assert_eq!(budget.held(), 0, "empty spans go back");
+        assert!(budget.held() <= (SPARE_SPANS * SPAN_BYTES) as u64, "empty spans go back");
+        drop(slab);
+        assert_eq!(budget.held(), 0);
     }
 }
