@@ -1,30 +1,17 @@
-//! Builds the runtime, runs programs under it, and compares with running them natively.
+//! Runs programs under the runtime, and compares with running them natively.
 #![allow(dead_code)] // Each test file uses its own part.
 
 use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub mod agent;
 
-/// The executable, built with `panic = "abort"`: what `cargo test` builds by itself unwinds, and a freestanding
-/// program cannot.
+/// The executable.
 pub fn runtime() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtime");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "-p", "megalith-runtime", "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the runtime does not build");
-        target.join("release/megalith-runtime")
-    })
+    Path::new(env!("CARGO_BIN_EXE_megalith-runtime"))
 }
 
 /// A C program of `tests/c`, compiled.
