@@ -18,15 +18,27 @@ use crate::pager::{Pager, Queued};
 use crate::space::SpaceMemory;
 use crate::table::Place;
 
+/// Pages that are looked at together: one write-protection, one read and one punch serve what leaves of them.
+const BLOCK_PAGES: u64 = 8;
+
 /// Pages on their way out. Reused from batch to batch.
 #[derive(Default)]
 pub struct Eviction {
     pages: Vec<Queued>,
-    runs: Vec<(Arc<SpaceMemory>, PageId, u64)>,
+    /// Ranges that hold all of `pages`, and otherwise nothing that a client can see.
+    runs: Vec<Run>,
     packed: Vec<(Packing, usize, usize)>,
     bytes: Vec<u8>,
     raw: Vec<u8>,
     packer: Packer,
+}
+
+struct Run {
+    memory: Arc<SpaceMemory>,
+    first: PageId,
+    pages: u64,
+    /// How many of `Eviction::pages` lie in it.
+    leaving: usize,
 }
 
 impl Eviction {
@@ -34,12 +46,14 @@ impl Eviction {
     pub fn pack(&mut self) {
         self.packed.clear();
         self.bytes.clear();
-        for (memory, first, pages) in &self.runs {
-            memory.protect(address(*first), *pages);
-            self.raw.resize(*pages as usize * PAGE, 0);
-            memory.memfd().read(address(*first), &mut self.raw);
-            for page in self.raw.chunks(PAGE) {
-                let packed = self.packer.pack(page);
+        let mut leaving = self.pages.iter();
+        for run in &self.runs {
+            run.memory.protect(address(run.first), run.pages);
+            self.raw.resize(run.pages as usize * PAGE, 0);
+            run.memory.memfd().read(address(run.first), &mut self.raw);
+            for (page, _) in leaving.by_ref().take(run.leaving) {
+                let at = (page.0 - run.first.0) as usize * PAGE;
+                let packed = self.packer.pack(&self.raw[at..at + PAGE]);
                 self.packed.push((packed.packing, self.bytes.len(), packed.bytes.len()));
                 self.bytes.extend_from_slice(packed.bytes);
             }
@@ -48,28 +62,43 @@ impl Eviction {
 }
 
 impl Pager {
-    /// Step 1: chooses up to `count` pages. Returns how many.
+    /// Step 1: chooses about `count` pages. Returns how many.
+    ///
+    /// The oldest page takes its neighbours with it that have not come lately: system calls are dear, and pages
+    /// that lie together are mostly of an age.
     pub fn begin_eviction(&mut self, count: usize, batch: &mut Eviction) -> usize {
         batch.pages.clear();
         batch.runs.clear();
+        let lately = u32::try_from(self.mapped / 2).unwrap_or(u32::MAX);
         while batch.pages.len() < count {
-            let Some((page, tick)) = self.mapped_queue.pop_front() else { break };
-            let entry = self.table.get(page);
-            if entry.place == Place::Mapped && entry.tick == tick {
-                self.table.entry(page).place = Place::Evicting;
-                batch.pages.push((page, tick));
+            let Some((oldest, tick)) = self.mapped_queue.pop_front() else { break };
+            let entry = self.table.get(oldest);
+            if entry.place != Place::Mapped || entry.tick != tick {
+                continue;
+            }
+            let block = PageId(oldest.0 / BLOCK_PAGES * BLOCK_PAGES);
+            for page in (0..BLOCK_PAGES).map(|i| offset(block, i)) {
+                let entry = self.table.get(page);
+                let age = self.clock.wrapping_sub(entry.tick);
+                if entry.place == Place::Mapped && (page == oldest || age > lately) {
+                    self.table.entry(page).place = Place::Evicting;
+                    batch.pages.push((page, entry.tick));
+                }
             }
         }
         batch.pages.sort_unstable();
         for &(page, _) in &batch.pages {
-            match batch.runs.last_mut() {
-                Some((_, first, pages)) if offset(*first, *pages) == page => *pages += 1,
-                _ => {
-                    let memory =
-                        self.space(SpaceId::of(page)).expect("a mapped page's space is here").clone();
-                    batch.runs.push((memory, page, 1));
+            if let Some(run) = batch.runs.last_mut() {
+                let end = offset(run.first, run.pages);
+                let near = page.0 - end.0 < BLOCK_PAGES;
+                if near && (end.0..page.0).all(|p| !self.visible(PageId(p))) {
+                    run.pages = page.0 - run.first.0 + 1;
+                    run.leaving += 1;
+                    continue;
                 }
             }
+            let memory = self.space(SpaceId::of(page)).expect("a mapped page's space is here").clone();
+            batch.runs.push(Run { memory, first: page, pages: 1, leaving: 1 });
         }
         batch.pages.len()
     }
@@ -77,35 +106,39 @@ impl Pager {
     /// Step 3: what was not called back leaves the memfd. Returns how many pages did.
     pub fn finish_eviction(&mut self, batch: &mut Eviction) -> u64 {
         let mut evicted = 0;
-        let (mut first, mut pages) = (PageId(0), 0);
-        let mut punches: Vec<(PageId, u64)> = Vec::with_capacity(batch.runs.len());
-        for (&(page, tick), &(packing, at, len)) in batch.pages.iter().zip(&batch.packed) {
-            let entry = self.table.get(page);
-            if entry.place != Place::Evicting || entry.tick != tick {
-                continue;
-            }
-            self.evicted(page, Packed { packing, bytes: &batch.bytes[at..at + len] });
-            evicted += 1;
-            if pages > 0 && offset(first, pages) == page {
-                pages += 1;
-            } else {
-                if pages > 0 {
-                    punches.push((first, pages));
+        let mut leaving = batch.pages.iter().zip(&batch.packed);
+        for run in batch.runs.drain(..) {
+            let mut gone = 0;
+            for (&(page, tick), &(packing, at, len)) in leaving.by_ref().take(run.leaving) {
+                let entry = self.table.get(page);
+                if entry.place == Place::Evicting && entry.tick == tick {
+                    self.evicted(page, Packed { packing, bytes: &batch.bytes[at..at + len] });
+                    gone += 1;
                 }
-                (first, pages) = (page, 1);
             }
-        }
-        if pages > 0 {
-            punches.push((first, pages));
-        }
-        for (first, pages) in punches {
-            if let Some(memory) = self.space(SpaceId::of(first)) {
-                memory.memfd().punch(address(first), pages);
+            evicted += gone;
+            if gone > 0 {
+                self.punch_invisible(run.first, run.pages);
             }
         }
         self.budget.give(evicted * PAGE as u64);
-        batch.runs.clear();
         evicted
+    }
+
+    /// Whether a client may see the page.
+    fn visible(&self, page: PageId) -> bool {
+        matches!(self.table.get(page).place, Place::Mapped | Place::Evicting)
+    }
+
+    /// Punches what of a range no client may see, in as few calls as that takes.
+    fn punch_invisible(&self, first: PageId, pages: u64) {
+        let mut start = 0;
+        for i in 0..=pages {
+            if i == pages || self.visible(offset(first, i)) {
+                self.punch(offset(first, start), i - start);
+                start = i + 1;
+            }
+        }
     }
 
     /// The pages that were stowed longest ago, at most `count`, to be handed to another host.

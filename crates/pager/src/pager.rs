@@ -33,7 +33,7 @@ struct Space {
 }
 
 /// A queue entry: the page, and its tick when it was put there.
-pub(crate) type Queued = (PageId, u16);
+pub(crate) type Queued = (PageId, u32);
 
 /// The pages of one machine on this host.
 pub struct Pager {
@@ -44,10 +44,12 @@ pub struct Pager {
     /// Oldest first. Entries whose tick is no longer the page's are skipped when met.
     pub(crate) mapped_queue: VecDeque<Queued>,
     pub(crate) stowed_queue: VecDeque<Queued>,
+    /// Counts the pages that came to a place.
+    pub(crate) clock: u32,
     packer: Packer,
     page: Box<[u8]>,
     run: Vec<u8>,
-    mapped: u64,
+    pub(crate) mapped: u64,
     stowed: u64,
 }
 
@@ -75,6 +77,7 @@ impl Pager {
             table: Table::default(),
             mapped_queue: VecDeque::new(),
             stowed_queue: VecDeque::new(),
+            clock: 0,
             packer: Packer::default(),
             page: vec![0; PAGE].into(),
             run: Vec::new(),
@@ -206,12 +209,13 @@ impl Pager {
 
     /// Keeps a page packed, as another host handed it over.
     pub fn stow(&mut self, page: PageId, packed: Packed<'_>) {
+        let tick = self.tick();
         let slot = (packed.packing != Packing::Zero).then(|| self.slab.put(packed.bytes));
         let entry = self.table.entry(page);
         debug_assert_eq!(entry.place, Place::Absent, "stowing {page:?}");
         let was_wanted = std::mem::take(&mut entry.wanted);
         entry.place = Place::Stowed(packed.packing, slot);
-        entry.tick = entry.tick.wrapping_add(1);
+        entry.tick = tick;
         let queued = (page, entry.tick);
         self.stowed_queue.push_back(queued);
         self.stowed += 1;
@@ -283,10 +287,11 @@ impl Pager {
     }
 
     fn call_back(&mut self, page: PageId) {
+        let tick = self.tick();
         let entry = self.table.entry(page);
         if entry.place == Place::Evicting {
             entry.place = Place::Mapped;
-            entry.tick = entry.tick.wrapping_add(1);
+            entry.tick = tick;
             let queued = (page, entry.tick);
             self.mapped_queue.push_back(queued);
         }
@@ -328,15 +333,20 @@ impl Pager {
             }
             if entry.place != Place::Absent || entry.wanted {
                 self.forget(entry);
-                *self.table.entry(page) =
-                    Entry { place: Place::Absent, wanted: false, tick: entry.tick.wrapping_add(1) };
+                let tick = self.tick();
+                *self.table.entry(page) = Entry { place: Place::Absent, wanted: false, tick };
             }
         }
         self.punch(offset(first, pages - punch), punch);
         self.wake(first, pages);
     }
 
-    fn punch(&self, first: PageId, pages: u64) {
+    fn tick(&mut self) -> u32 {
+        self.clock = self.clock.wrapping_add(1);
+        self.clock
+    }
+
+    pub(crate) fn punch(&self, first: PageId, pages: u64) {
         if pages > 0
             && let Some(memory) = self.space(SpaceId::of(first))
         {
@@ -378,10 +388,11 @@ impl Pager {
     fn now_mapped(&mut self, first: PageId, pages: u64) {
         for i in 0..pages {
             let page = offset(first, i);
+            let tick = self.tick();
             let entry = self.table.entry(page);
             entry.wanted = false;
             entry.place = Place::Mapped;
-            entry.tick = entry.tick.wrapping_add(1);
+            entry.tick = tick;
             let queued = (page, entry.tick);
             self.mapped_queue.push_back(queued);
         }
@@ -430,10 +441,11 @@ impl Pager {
     }
 
     pub(crate) fn evicted(&mut self, page: PageId, packed: Packed<'_>) {
+        let tick = self.tick();
         let slot = (packed.packing != Packing::Zero).then(|| self.slab.put(packed.bytes));
         let entry = self.table.entry(page);
         entry.place = Place::Stowed(packed.packing, slot);
-        entry.tick = entry.tick.wrapping_add(1);
+        entry.tick = tick;
         let queued = (page, entry.tick);
         self.stowed_queue.push_back(queued);
         self.mapped -= 1;
@@ -451,7 +463,7 @@ impl Pager {
 
 /// Old entries of a queue are skipped when they are met; where nothing is ever evicted none is met, so they are
 /// swept out when they outnumber those that count.
-fn compact(queue: &mut VecDeque<Queued>, pages: u64, counts: impl Fn(PageId, u16) -> bool) {
+fn compact(queue: &mut VecDeque<Queued>, pages: u64, counts: impl Fn(PageId, u32) -> bool) {
     if queue.len() as u64 > 2 * pages + 4096 {
         queue.retain(|&(page, tick)| counts(page, tick));
     }

@@ -28,8 +28,9 @@ pub struct Entry {
     pub place: Place,
     /// A client waits for it or a prefetch asked for it, and a page of the budget is taken for it.
     pub wanted: bool,
-    /// Changes whenever the place does, so that an old entry in a queue is known as old.
-    pub tick: u16,
+    /// The pager's clock when the page came to its place: an old entry in a queue is known by it, and so is how long
+    /// the page has been there.
+    pub tick: u32,
 }
 
 const ABSENT: Entry = Entry { place: Place::Absent, wanted: false, tick: 0 };
