@@ -89,7 +89,7 @@ struct part {
 static void *work(void *argument) {
     struct part *part = argument;
     for (uint64_t i = 0; i < part->words; i++) part->memory[i] = word_of(i, part->seed);
-    for (uint64_t n = 0; n < part->words / 8; n++) {
+    for (uint64_t n = 0; n < part->words / 64; n++) {
         uint64_t i = next(&part->seed) % part->words;
         check(part->memory[i], i);
         part->sum += part->memory[i];

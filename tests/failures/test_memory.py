@@ -55,15 +55,15 @@ def test_one_request_that_fits_is_given(megalith: None, mark: str, scratch: Path
 
 
 def test_fills_what_the_machine_has(megalith: None, mark: str, scratch: Path, victim: str) -> None:
-    """Capacity is the sum of the budgets, less little: here 40 of 48 MiB, incompressible."""
-    outcome = run_local(mark, scratch, victim, "churn", "40", "1")
+    """Capacity is the sum of the budgets, less a reserve of each: here 160 of 192 MiB, incompressible."""
+    outcome = run_local(mark, scratch, victim, "hoard", "160", memory="64M")
     assert outcome.returncode == 0, outcome
-    assert outcome.stdout == b"ready\nright\n"
+    assert outcome.stdout == b"done\n"
 
 
-def test_threads_that_share_a_full_machine(megalith: None, mark: str, scratch: Path, victim: str) -> None:
-    native = native_output(victim, "threads", "40", "8")
-    outcome = run_local(mark, scratch, victim, "threads", "40", "8")
+def test_threads_that_share_a_nearly_full_machine(megalith: None, mark: str, scratch: Path, victim: str) -> None:
+    native = native_output(victim, "threads", "60", "8")
+    outcome = run_local(mark, scratch, victim, "threads", "60", "8", memory="32M")
     assert outcome.returncode == 0, outcome
     assert outcome.stdout == native
 

@@ -35,13 +35,14 @@ def canonical(contig: str) -> str:
 def test_jellyfish(stage: Stage) -> None:
     """The database names its own command line and date; its content is compared, sorted."""
     jellyfish = need("jellyfish", "jellyfish")
-    source = simulated(stage, 100_000)
-    pair = stage.run([jellyfish, "count", "-m", "21", "-s", "20M", "-t", "2", "-C", "-o", "j.jf", source])
+    source = simulated(stage, 30_000)
+    count = [jellyfish, "count", "-m", "21", "-s", "8M", "-t", "2", "-C", "-o", "j.jf", source]
+    pair = stage.run(count, hands_over=False)  # its table is mostly zeros
     native, ours = (
         sorted(tool_output([jellyfish, "dump", "-c", "j.jf"], cwd=d).splitlines())
         for d in (pair.native_directory, pair.directory)
     )
-    assert len(native) > 100_000
+    assert len(native) > 30_000
     assert ours == native
 
 
@@ -55,11 +56,14 @@ def test_jellyfish_dump(stage: Stage) -> None:
 
 
 def test_kmc(stage: Stage) -> None:
-    """The database depends on the threads' timing; its content is compared, sorted."""
+    """The database depends on the threads' timing; its content is compared, sorted.
+
+    kmc reserves the 2 GB of -m, its least, in one piece, touching little: the machine must have as much.
+    """
     kmc, tools = need("kmc", "kmc"), need("kmc_tools", "kmc")
     source = simulated(stage, 100_000)
     stage.prepare(lambda directory: directory.joinpath("scratch").mkdir())
-    pair = stage.run([kmc, "-k25", "-m2", "-t2", "-r", source, "k", "scratch"])
+    pair = stage.run([kmc, "-k25", "-m2", "-t2", "-r", source, "k", "scratch"], memory="1G", evicts=False)
     counts = []
     for directory in (pair.native_directory, pair.directory):
         tool_output([tools, "transform", "k", "dump", "-s", "k.txt"], cwd=directory)
@@ -72,5 +76,5 @@ def test_kmc(stage: Stage) -> None:
 def test_samtools_sorts_with_threads(stage: Stage) -> None:
     samtools = need("samtools", "samtools")
     source = reads.sam(stage.directory / "input.sam", alignments=150_000)
-    pair = stage.run([samtools, "sort", "--no-PG", "-@", "2", "-m", "200M", "-O", "sam", str(source)])
+    pair = stage.run([samtools, "sort", "--no-PG", "-@", "2", "-m", "12M", "-O", "sam", str(source)])
     pair.assert_same_stdout()
