@@ -18,6 +18,19 @@ def hex_lines(path: Path, *, lines: int, bytes_per_line: int = 12, seed: int = 1
     return path
 
 
+def nearly_sorted(path: Path, *, lines: int, reach: int = 500, seed: int = 9) -> Path:
+    """Writes numbered lines, each at most about `reach` lines from its place in order."""
+    random = Random(seed)
+    with path.open("w", encoding="ascii") as out:
+        for start in range(0, lines, reach):
+            block = [
+                f"{number:09d} {random.randbytes(8).hex()}\n" for number in range(start, min(start + reach, lines))
+            ]
+            random.shuffle(block)
+            out.writelines(block)
+    return path
+
+
 def records(path: Path, *, lines: int, keys: int, seed: int = 2) -> Path:
     """Writes `lines` lines `key<TAB>number`, whose keys come from a set of `keys`, so that some repeat."""
     random = Random(seed)
