@@ -11,6 +11,7 @@ use client::{Op, PAGE_BYTES, Reply, Request, SPACE_END};
 use fabric::MachineId;
 use pager::{SpaceId, SpaceMemory, Uffd, offset};
 
+use crate::affinity::{Companion, QUIET};
 use crate::machine::Machine;
 
 /// Listens on a Unix `SOCK_SEQPACKET` socket.
@@ -84,6 +85,12 @@ impl ClientListener {
     }
 }
 
+/// A client's process.
+struct Peer {
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+}
+
 /// A client's connection.
 pub struct Connection {
     fd: OwnedFd,
@@ -92,8 +99,8 @@ pub struct Connection {
 const CONTROL_BYTES: usize = 64;
 
 impl Connection {
-    /// Who is at the other end: a pidfd.
-    fn peer(&self) -> io::Result<OwnedFd> {
+    /// Who is at the other end.
+    fn peer(&self) -> io::Result<Peer> {
         let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
         let mut length = size_of::<libc::ucred>() as u32;
         // SAFETY: `credentials` is as long as we say.
@@ -109,7 +116,8 @@ impl Connection {
         // SAFETY: a plain system call.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, credentials.pid, 0) } as i32)?;
         // SAFETY: the descriptor was just made and is nobody else's.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        let pidfd = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(Peer { pid: credentials.pid, pidfd })
     }
 
     /// The next packet and the descriptor beside it; `None` when the client has closed.
@@ -205,7 +213,7 @@ pub fn serve(connection: &Connection, find: impl Fn(MachineId) -> Option<Arc<Mac
         return refuse(libc::EPROTO, client::VERSION);
     }
     let Some(machine) = find(MachineId(hello.args[1])) else { return refuse(libc::ENOENT, 0) };
-    let Ok(peer) = connection.peer().map(Arc::new) else { return refuse(libc::ESRCH, 0) };
+    let Ok(peer) = connection.peer() else { return refuse(libc::ESRCH, 0) };
     match Session::begin(machine, peer, Uffd::new(uffd)) {
         Ok(session) => {
             let memfd = session.memory.memfd().as_fd().as_raw_fd();
@@ -223,7 +231,7 @@ pub fn serve(connection: &Connection, find: impl Fn(MachineId) -> Option<Arc<Mac
 /// One client's space, for as long as it is connected.
 struct Session {
     machine: Arc<Machine>,
-    peer: Arc<OwnedFd>,
+    peer: Peer,
     space: SpaceId,
     memory: Arc<SpaceMemory>,
     /// Written to end the thread that serves faults.
@@ -232,7 +240,7 @@ struct Session {
 }
 
 impl Session {
-    fn begin(machine: Arc<Machine>, peer: Arc<OwnedFd>, uffd: Uffd) -> io::Result<Self> {
+    fn begin(machine: Arc<Machine>, peer: Peer, uffd: Uffd) -> io::Result<Self> {
         let space = machine.new_space();
         let memory = Arc::new(SpaceMemory::new()?);
         let uffd = Arc::new(uffd);
@@ -244,11 +252,12 @@ impl Session {
         machine.lock().pager.open(space, memory.clone());
         let faults = std::thread::Builder::new().name(format!("faults {}", space.0)).spawn({
             let (machine, stop) = (machine.clone(), stop.clone());
-            move || serve_faults(&machine, space, &uffd, &stop)
+            let pid = peer.pid;
+            move || serve_faults(&machine, space, &uffd, &stop, pid)
         })?;
-        if !machine.add_client(&peer) {
+        if !machine.add_client(&peer.pidfd) {
             // It ended between the look-up and now, and has not seen this client.
-            machine.remove_client(&peer);
+            machine.remove_client(&peer.pidfd);
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
         Ok(Self { machine, peer, space, memory, stop, faults })
@@ -305,7 +314,7 @@ impl Session {
     }
 
     fn finish(self) {
-        self.machine.remove_client(&self.peer);
+        self.machine.remove_client(&self.peer.pidfd);
         // SAFETY: eight bytes that live on.
         unsafe { libc::write(self.stop.as_raw_fd(), (&raw const ONE).cast(), 8) };
         if self.faults.join().is_err() {
@@ -318,15 +327,22 @@ impl Session {
 static ONE: u64 = 1;
 
 /// Reads a client's faults until `stop` can be read.
-fn serve_faults(machine: &Machine, space: SpaceId, uffd: &Uffd, stop: &OwnedFd) {
+fn serve_faults(machine: &Machine, space: SpaceId, uffd: &Uffd, stop: &OwnedFd, pid: i32) {
+    let mut companion = Companion::new(pid);
     let mut faults = Vec::new();
     let mut watched = [
         libc::pollfd { fd: uffd.raw(), events: libc::POLLIN, revents: 0 },
         libc::pollfd { fd: stop.as_raw_fd(), events: libc::POLLIN, revents: 0 },
     ];
     loop {
-        // SAFETY: two entries, as we say. No end but `stop`, which the session always writes.
-        let n = unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) };
+        let timeout = if companion.is_tied() { QUIET.as_millis() as i32 } else { -1 };
+        // SAFETY: two entries, as we say. It ends at the latest with `stop`, which the session always writes.
+        let n = unsafe { libc::poll(watched.as_mut_ptr(), 2, timeout) };
+        if n == 0 {
+            companion.quiet();
+            machine.serve_near(None);
+            continue;
+        }
         if n < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
             return;
         }
@@ -337,6 +353,7 @@ fn serve_faults(machine: &Machine, space: SpaceId, uffd: &Uffd, stop: &OwnedFd) 
         if uffd.read(&mut faults).is_err() {
             return;
         }
+        machine.serve_near(companion.faulted());
         for &fault in &faults {
             machine.fault(space, fault);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pager::{Eviction, Holdings};
 
+use crate::affinity::Affinity;
 use crate::machine::Machine;
 
 /// Pages packed at once.
@@ -37,6 +38,7 @@ enum Step {
 /// Runs until the machine ends.
 pub fn run(machine: &Machine) {
     let mut batch = Eviction::default();
+    let mut affinity = Affinity::of(0);
     while !machine.has_ended() {
         let mut state = machine.lock();
         if !machine.under_pressure() {
@@ -44,6 +46,9 @@ pub fn run(machine: &Machine) {
             continue;
         }
         drop(state);
+        affinity.set(machine.near());
+            affinity.set(machine.near());
+        }
         while !machine.has_ended() && machine.budget.held() > machine.budget.low_watermark() {
             match step(machine, &mut batch) {
                 Step::Progress => machine.relieved(true),

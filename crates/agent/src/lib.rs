@@ -4,6 +4,7 @@
 //! → the fabric → another host's [`machine`] → and back. [`evictor`] makes room; [`control`] is where Python speaks
 //! to us.
 
+mod affinity;
 mod agent;
 mod clients;
 mod control;

@@ -15,7 +15,7 @@
 //! with `state` held.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -33,6 +33,9 @@ use crate::wire::{self, Said};
 const FULL_AFTER: Duration = Duration::from_secs(1);
 /// A thread that waits for room looks again after this time at the latest.
 const ROOM_POLL: Duration = Duration::from_millis(10);
+
+/// See [`Machine::near`].
+const NO_CPU: usize = usize::MAX;
 
 /// How a machine ended, if not by being closed.
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ pub struct Machine {
     ended: AtomicBool,
     /// Since when the evictor has found nothing that it could do.
     stuck: Mutex<Option<Instant>>,
+    /// The CPU where faults were served last; [`NO_CPU`] where there is no one CPU.
+    near: AtomicUsize,
     next_space: AtomicU32,
     /// Who keeps the machine and is told how it ended.
     ends: Sender<End>,
@@ -94,6 +99,7 @@ impl Machine {
             clients: Mutex::default(),
             ended: AtomicBool::new(false),
             stuck: Mutex::default(),
+            near: AtomicUsize::new(NO_CPU),
             // Every host makes its own ids.
             next_space: AtomicU32::new(u32::from(invitation.me.0) << 18 | 1),
             ends,
@@ -207,6 +213,16 @@ impl Machine {
             self.pressure.notify_one();
         }
         fabric.flush();
+    }
+
+    /// Faults are served on `cpu` now, or on any.
+    pub fn serve_near(&self, cpu: Option<usize>) {
+        self.near.store(cpu.unwrap_or(NO_CPU), Ordering::Relaxed);
+    }
+
+    /// Where faults are served, if on one CPU: the evictor's pages are in that CPU's caches, and its lock is at hand.
+    pub fn near(&self) -> Option<usize> {
+        Some(self.near.load(Ordering::Relaxed)).filter(|&cpu| cpu != NO_CPU)
     }
 
     /// More is held than should be.

@@ -120,6 +120,8 @@ pub const RULES: &[(u32, Rule)] = &[
     (nr::MUNLOCKALL, ALWAYS),
     (nr::MODIFY_LDT, ALWAYS),
     (nr::PRCTL, Rule::Catch(&[Condition::IsEither(0, option::SET_SECCOMP, option::SET_MM)])),
+    (nr::SCHED_SETAFFINITY, ALWAYS),
+    (nr::SCHED_GETAFFINITY, ALWAYS),
     (nr::REMAP_FILE_PAGES, ALWAYS),
     (nr::SET_TID_ADDRESS, ALWAYS),
     (nr::OPENAT, Rule::Catch(&[Condition::UpperIsNot(3, SEEN)])),

@@ -8,7 +8,7 @@ use megalith_runtime::{PAGE, nr, procfs};
 use crate::block::Block;
 use crate::load::Program;
 use crate::sys::{self, Fd, safe_call};
-use crate::{own, start, user};
+use crate::{affinity, own, start, user};
 
 const AT_FDCWD: i32 = -100;
 const AT_EMPTY_PATH: u64 = 0x1000;
@@ -145,6 +145,7 @@ fn execute(block: &mut Block, argv: u64, envp: u64, variables: &start::Variables
     // If it succeeds in a vfork(2) child, the parent frees this.
     block.scratch = Some(span);
     let empty = c"".as_ptr();
+    affinity::restore();
     let result = safe_call!(nr::EXECVEAT, own::RUNTIME, empty, argv, span.start, AT_EMPTY_PATH);
     block.scratch = None;
     own::free(span);

@@ -11,6 +11,7 @@
 #![no_main]
 #![no_std]
 
+mod affinity;
 mod agent;
 mod block;
 mod exec;

@@ -18,7 +18,7 @@ use crate::block;
 use crate::load::{self, Program};
 use crate::say;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
-use crate::{own, signals, space, trap};
+use crate::{affinity, own, signals, space, trap};
 
 const PATH_BYTES: usize = 4096;
 const ARGUMENTS_MAX: usize = 2 * DEPTH_MAX;
@@ -239,6 +239,8 @@ unsafe extern "C" fn main(stack: *const u64) -> ! {
         let _ = sys::set_limit(LIMIT_STACK, Limit { soft: hard, hard });
     }
     keep_runtime();
+    // Before there is an agent that could choose.
+    affinity::record();
 
     let mut path = [0; PATH_BYTES];
     let name = program_path();

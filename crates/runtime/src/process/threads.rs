@@ -14,7 +14,7 @@ use megalith_runtime::nr;
 use crate::block::{self, BLOCK_BYTES, Block};
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
-use crate::{own, say, signals, space, user};
+use crate::{affinity, own, say, signals, space, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
@@ -178,6 +178,7 @@ fn finish(child: Unborn, flags: u64, start: impl FnOnce(u64, u64) -> i64) -> Res
     let Unborn { block: child, stack } = child;
     // SAFETY: the child does not run yet.
     let tid = unsafe { (*child).kernel_tid.as_ptr() as u64 };
+    affinity::restore();
     let started = Errno::check(start(stack, tid));
     let ended = flags & flag::VFORK != 0;
     if let (Ok(tid), true) = (started, ended) {

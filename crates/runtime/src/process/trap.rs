@@ -9,7 +9,7 @@ use megalith_runtime::nr;
 use crate::block::Block;
 use crate::files::{self, Opened};
 use crate::sys::safe_call;
-use crate::{exec, say, signals, space, threads};
+use crate::{affinity, exec, say, signals, space, threads};
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 /// The program is no more adversarial than it was: no speculation barriers on its account.
@@ -88,6 +88,8 @@ fn answer(block: &mut Block, number: u32, context: &mut Context) -> Option<Resul
         nr::CLONE3 => threads::clone3(block, context),
         nr::VFORK => threads::vfork(block, context),
         nr::FORK => Err(threads::fork(number)),
+        nr::SCHED_GETAFFINITY => affinity::get(a, b, c),
+        nr::SCHED_SETAFFINITY => affinity::set(a, b, c),
         nr::EXIT => threads::exit(block, a),
         nr::SET_TID_ADDRESS => Ok(threads::set_tid_address(block, a)),
         nr::EXECVE => exec::execve(block, context.mask, a, b, c),
