@@ -47,8 +47,6 @@ pub fn run(machine: &Machine) {
         }
         drop(state);
         affinity.set(machine.near());
-            affinity.set(machine.near());
-        }
         while !machine.has_ended() && machine.budget.held() > machine.budget.low_watermark() {
             match step(machine, &mut batch) {
                 Step::Progress => machine.relieved(true),
