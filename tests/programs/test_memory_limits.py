@@ -70,7 +70,7 @@ def test_velvet(hosts: HostsFactory, directory: Path, record_property: RecordPro
     reads.fastq(directory / "reads.fq", genome_bases=60_000, coverage=20)
     native, report = run_both(made, directory, [velveth, "out", "21", "-fastq", "-short", "../reads.fq"])
     assert native.peak_bytes > 1.6 * budget
-    assert report.total("handed_over_pages") > 0
+    assert report.total("evicted_pages") > 0  # it compresses too well to leave the home host; sort's pages do leave
     assert_same(directory, "out/Roadmaps")
     run_both(made, directory, [velvetg, "out"])
     for name in ("out/contigs.fa", "out/Graph", "out/stats.txt"):
