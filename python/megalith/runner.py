@@ -317,11 +317,11 @@ class _Run:
     def _take(self, event: Event) -> None:
         match event:
             case Status(hosts):
-                self._hosts = hosts
+                self._see(hosts)
                 if self._options.watch is not None:
                     self._options.watch(hosts)
             case Closed(hosts):
-                self._hosts = hosts
+                self._see(hosts)
                 self._closed = True
             case Lost():
                 self._lost = self._lost or event
@@ -335,6 +335,11 @@ class _Run:
                 raise AgentError(f"the home agent said {type(event).__name__.lower()} in the middle of a run")
             case _ as never:
                 assert_never(never)
+
+    def _see(self, hosts: tuple[HostFigures, ...]) -> None:
+        # What a full machine held is what counts, not what is left once its program has been killed.
+        if not self._full:
+            self._hosts = hosts
 
     def _end_family(self, child: launch.Child, ended: bool, known: set[int] | None) -> None:
         """Ends the program, if it has not, and every process it left behind."""
