@@ -18,7 +18,15 @@ fn main() {
     let target_dir = out.join("runtime");
     let cargo = std::env::var_os("CARGO").expect("cargo sets it");
     let status = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--package", "megalith-runtime", "--bin", "megalith-runtime"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "megalith-runtime",
+            "--bin",
+            "megalith-runtime",
+        ])
         .arg("--manifest-path")
         .arg(crates.join("runtime/Cargo.toml"))
         .arg("--target-dir")

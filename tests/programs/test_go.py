@@ -13,4 +13,4 @@ def test_fzf_filters(stage: Stage) -> None:
 
 def test_gron_flattens_json(stage: Stage) -> None:
     source = document.json_records(stage.directory / "data.json", records=10_000)
-    stage.run([need("gron", "gron"), str(source)]).assert_same_stdout()
+    stage.run([need("gron", "gron"), str(source)], hands_over=False).assert_same_stdout()

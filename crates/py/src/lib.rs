@@ -48,7 +48,9 @@ fn serve_agent(
     py.detach(|| agent::serve(&config, ready, stop)).map_err(|error| match error {
         agent::AgentError::Budget(_) => PyValueError::new_err(error.to_string()),
         agent::AgentError::Path { .. } | agent::AgentError::InUse(_) => PyOSError::new_err(error.to_string()),
-        agent::AgentError::Fabric(_) | agent::AgentError::Descriptor(_) => PyRuntimeError::new_err(error.to_string()),
+        agent::AgentError::Fabric(_) | agent::AgentError::Descriptor(_) => {
+            PyRuntimeError::new_err(error.to_string())
+        }
     })
 }
 
