@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 
-KERNEL_MIN: Final = (6, 4)
-"""UFFDIO_CONTINUE_MODE_WP came with Linux 6.4; Debian 12's own kernel is 6.1."""
+KERNEL_MIN: Final = (5, 19)
+"""Write protection of shared memory by userfaultfd came with Linux 5.19; Debian 12's own kernel is 6.1."""
 
 FEATURES: Final[Mapping[int, str]] = {
     0: "PAGEFAULT_FLAG_WP",
