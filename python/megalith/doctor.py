@@ -67,7 +67,7 @@ def check_kernel(release: str) -> Check:
     if match and (int(match[1]), int(match[2])) >= KERNEL_MIN:
         return Check("kernel", "ok", f"Linux {release}")
     needed = ".".join(map(str, KERNEL_MIN))
-    mend = f"install Linux {needed} or newer; on Debian 12: apt install -t bookworm-backports linux-image-amd64"
+    mend = f"install Linux {needed} or newer; on Debian 11: apt install -t bullseye-backports linux-image-amd64"
     return Check("kernel", "fail", f"Linux {release}; {needed} is the oldest that will do", mend)
 
 
