@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 SOURCES := $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.ld' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
-GENOME ?= plasmids
+GENOME ?= lambda
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test lint bench clean
@@ -18,7 +18,7 @@ build: setup .venv/built ## build the Rust half and install the package into .ve
 .venv/built: $(SOURCES) scripts/build.sh scripts/requirements.txt
 	@scripts/build.sh
 
-demo: ## assemble a genome on three hosts that are each too small (GENOME=plasmids|lambda|ecoli)
+demo: ## assemble a genome on three hosts that are each too small (GENOME=lambda|plasmids|ecoli)
 	@scripts/setup.sh build demo
 	@$(MAKE) --no-print-directory .venv/built
 	@.venv/bin/megalith demo --genome $(GENOME)
