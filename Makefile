@@ -36,6 +36,7 @@ lint: build ## formatting, clippy, ruff, mypy
 	.venv/bin/ruff check --quiet
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/mypy
+	MYPYPATH=tests:bench .venv/bin/mypy --explicit-package-bases --exclude tests/unit tests bench
 
 bench: build ## measure; results in build/bench
 	@mkdir -p build/bench
