@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,15 @@ import pytest
 
 import processes
 from hosts import Hosts, why_no_limits, why_no_namespaces
+
+
+def pytest_configure() -> None:
+    """What we start has the signals of a terminal's foreground, even where we ourselves run under nohup."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class HostsFactory(Protocol):
