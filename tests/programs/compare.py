@@ -49,7 +49,7 @@ class Stage:
     directory: Path
     mark: str
     env: dict[str, str] = field(default_factory=dict)
-    seconds_max: float = 120
+    seconds_max: float = 240
 
     def __post_init__(self) -> None:
         for name in ("native", "megalith", "tmp"):

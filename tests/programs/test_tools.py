@@ -40,7 +40,7 @@ def test_perl_fills_a_hash(stage: Stage) -> None:
 def test_xz_with_two_threads(stage: Stage) -> None:
     source = text.mixed(stage.directory / "data", bytes_total=3 << 20)
     xz = need("xz", "xz-utils")
-    packed = stage.run([xz, "-T2", "--block-size=1536KiB", "-4", "-k", "-c", str(source)], share=0.6)
+    packed = stage.run([xz, "-T2", "--block-size=1536KiB", "-4", "-k", "-c", str(source)], share=0.7)
     packed.assert_same_stdout()
     archive = stage.directory / "data.xz"
     archive.write_bytes(packed.ours.stdout)
