@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 import processes
-from hosts import Hosts, why_no_limits, why_no_namespaces
+from hosts import Hosts, HostsFactory, why_no_limits, why_no_namespaces
 
 
 def pytest_configure() -> None:
@@ -22,20 +21,6 @@ def pytest_configure() -> None:
             signal.signal(number, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class HostsFactory(Protocol):
-    """Makes hosts whose agents run; `count` hosts with a budget of `memory` each."""
-
-    def __call__(
-        self,
-        count: int,
-        *,
-        memory: str,
-        limit_bytes: int | None = None,
-        need_namespaces: bool = False,
-        namespaces: bool | None = None,
-    ) -> Hosts: ...
 
 
 def _why_not_built() -> str | None:

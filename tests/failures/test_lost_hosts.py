@@ -12,8 +12,7 @@ import pytest
 
 import cli
 import processes
-from conftest import HostsFactory
-from hosts import Hosts
+from hosts import Hosts, HostsFactory
 
 LOST_AFTER_S = 1.0
 END_AFTER_DETECTION_S_MAX = 5.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cli
 import processes
-from conftest import HostsFactory
+from hosts import HostsFactory
 
 MIB = 1 << 20
 

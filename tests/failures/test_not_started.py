@@ -8,7 +8,7 @@ import pytest
 
 import cli
 import processes
-from conftest import HostsFactory
+from hosts import HostsFactory
 
 
 def run(mark: str, scratch: Path, *words: str) -> cli.Outcome:

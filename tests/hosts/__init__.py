@@ -6,6 +6,7 @@ way a host runs one agent, and everything is gone when the `with` block, the tes
 """
 
 from hosts.agents import Host, Hosts
+from hosts.factory import HostsFactory
 from hosts.privilege import why_no_limits, why_no_namespaces
 
-__all__ = ["Host", "Hosts", "why_no_limits", "why_no_namespaces"]
+__all__ = ["Host", "Hosts", "HostsFactory", "why_no_limits", "why_no_namespaces"]

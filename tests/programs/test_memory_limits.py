@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from conftest import HostsFactory
 from generators import reads, text
-from hosts import Hosts
+from hosts import Hosts, HostsFactory
 from programs.native import Native, need, run_native
 
 MIB = 1 << 20
