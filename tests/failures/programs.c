@@ -8,14 +8,17 @@
  *   nap                 says "ready" and sleeps.
  *   signal N            ends by raising signal N.
  *   cat                 copies its input to its output through a buffer of its own.
+ *   mapped FILE         maps FILE privately and prints its first byte, as a number.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -131,6 +134,14 @@ static int cat(void) {
     return got < 0;
 }
 
+static int mapped(const char *path) {
+    int fd = open(path, O_RDONLY);
+    unsigned char *bytes = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes == MAP_FAILED) return 98;
+    printf("%d\n", bytes[0]);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     if (!strcmp(what, "churn") && argc == 4) return churn(atol(argv[2]), atof(argv[3]));
@@ -140,5 +151,6 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "nap")) return nap();
     if (!strcmp(what, "signal") && argc == 3) return raise(atoi(argv[2]));
     if (!strcmp(what, "cat")) return cat();
+    if (!strcmp(what, "mapped") && argc == 3) return mapped(argv[2]);
     return 97;
 }

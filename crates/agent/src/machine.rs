@@ -208,11 +208,21 @@ impl Machine {
             }
         }
         let press = self.under_pressure();
+        let unreadable = state.unreadable.take();
         drop(state);
         if press {
             self.pressure.notify_one();
         }
         fabric.flush();
+        self.unreadable(unreadable);
+    }
+
+    /// A file that the program has mapped cannot be read: it must not go on with other bytes.
+    fn unreadable(&self, error: Option<std::io::Error>) {
+        if let Some(error) = error {
+            let reason = format!("a file that the program has mapped cannot be read: {error}");
+            self.end(End::Lost { host: self.invitation.me, reason });
+        }
     }
 
     /// Faults are served on `cpu` now, or on any.
@@ -337,7 +347,9 @@ impl Machine {
         }
         state.flush_arrived();
         let press = self.under_pressure();
+        let unreadable = state.unreadable.take();
         drop(state);
+        self.unreadable(unreadable);
         burst.clear();
         drop(burst);
         if press {

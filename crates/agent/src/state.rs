@@ -42,6 +42,8 @@ pub struct State {
     pub others: Vec<Option<serde_json::Value>>,
     /// How often each has sent some.
     pub figures_heard: Vec<u64>,
+    /// Why a file that backs a page could not be read. Who waits for the page gets no answer: the machine must end.
+    pub unreadable: Option<std::io::Error>,
     budget: Arc<Budget>,
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
@@ -74,6 +76,7 @@ impl State {
             counters: Counters::default(),
             others: vec![None; usize::from(hosts)],
             figures_heard: vec![0; usize::from(hosts)],
+            unreadable: None,
             budget,
             epoch,
             streams: FxHashMap::default(),
@@ -381,7 +384,8 @@ impl State {
                     matches!(a, Action::Install { access: Some(_), bytes: Bytes::Initial, .. })
                 });
                 if let Err(error) = self.pager.install_initial(page, run as u64) {
-                    eprintln!("megalith agent: reading a mapped file: {error}; its pages read as zeros");
+                    self.unreadable = Some(error);
+                    return run;
                 }
                 for i in 0..run as u64 {
                     self.answered(offset(page, i), Kind::FirstTouch);

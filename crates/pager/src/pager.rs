@@ -133,9 +133,8 @@ impl Pager {
     /// Maps `pages` untouched pages, of which those that are wanted; the others are stowed.
     ///
     /// # Errors
-    /// Those of reading the file that backs them; the pages read as zeros then.
+    /// Those of reading the file that backs them; the pages that it would give stay wanted then.
     pub fn install_initial(&mut self, first: PageId, pages: u64) -> io::Result<()> {
-        let mut result = Ok(());
         let mut at = 0;
         while at < pages {
             let page = offset(first, at);
@@ -147,17 +146,18 @@ impl Pager {
                 let mut bytes = std::mem::take(&mut self.run);
                 bytes.resize(run as usize * PAGE, 0);
                 let space = space.expect("it has a file");
-                if let Err(error) = space.backings.read(address(page), &mut bytes) {
-                    result = Err(error);
+                let read = space.backings.read(address(page), &mut bytes);
+                if read.is_ok() {
+                    self.install_bytes(page, &bytes, true);
                 }
-                self.install_bytes(page, &bytes, true);
                 self.run = bytes;
+                read?;
             } else {
                 self.install_zeros(page, run);
             }
             at += run;
         }
-        result
+        Ok(())
     }
 
     fn install_zeros(&mut self, first: PageId, pages: u64) {
