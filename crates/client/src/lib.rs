@@ -17,10 +17,30 @@
 //!                                  ◀─────    0 or -errno, once the range reads as new
 //!   (close)                        ─────▶     the space is freed
 //! ```
+//!
+//! In spread mode (docs/spread.md) there is more:
+//!
+//! ```text
+//! home process                               home agent
+//!   Channel(host, kind)            ─────▶     dials that host's agent, which hands the other end to its body process
+//!                                  ◀─────    0 + connected TCP socket, or -EHOSTUNREACH, -ECONNREFUSED
+//! steward, on a connection of its own
+//!   Steward(version, machine, space) ───▶
+//!                                  ◀─────    0
+//!   Placed(tid, host, tid there, why) ──▶     (no answer)
+//!                                  ◀─────    Request Move(tid, host)      (no answer)
+//!
+//! body process                               agent of its host
+//!   Join(version, machine, space) + uffd ▶
+//!                                  ◀─────    0 + memfd
+//!   BackFromHome / Unback (addr, len) ──▶     0
+//! and on its door, a SOCK_SEQPACKET socket that it inherits:
+//!                                  ◀─────    Request Channel(kind) + connected TCP socket   (no answer)
+//! ```
 #![no_std]
 
 /// Version of this protocol; the agent refuses any other with `EPROTO` and its own version in `values[0]`.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Bytes of a page: the unit of coherence.
 pub const PAGE_BYTES: u64 = 4096;
@@ -34,8 +54,9 @@ pub const SPACE_END: u64 = 0x6000_0000_0000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Opens a space: `VERSION`, machine id. Carries the userfaultfd (UFFDIO_API done, features
-    /// [`UFFD_FEATURES`]). The reply's values are the space's id and the machine's memory in bytes (the sum
-    /// of the hosts' budgets); it carries the space's memfd, [`SPACE_END`] bytes long and sparse.
+    /// [`UFFD_FEATURES`]). The reply's values are the space's id, the machine's memory in bytes (the sum
+    /// of the hosts' budgets) and how many hosts it has; it carries the space's memfd, [`SPACE_END`] bytes long
+    /// and sparse.
     Hello = 1,
     /// Forgets the bytes of `[args[0], args[0] + args[1])`, whole pages: the next touch finds what a first
     /// touch would find (zeros, or the file given by [`Op::Back`]).
@@ -45,6 +66,53 @@ pub enum Op {
     /// [`Op::Clear`], then: pages of `[args[0], args[0] + args[1])` read the file that this packet carries,
     /// from its byte `args[2]` on (a multiple of the page), when first touched; zeros past its end.
     Back = 4,
+    /// Opens a space that another host's process has opened, as its body process here: `VERSION`, machine id,
+    /// space. Carries the userfaultfd, the reply the memfd. Of the other operations only [`Op::BackFromHome`] and
+    /// [`Op::Unback`] may follow.
+    Join = 5,
+    /// Pages of `[args[0], args[0] + args[1])` are read from a file by the home agent when first touched.
+    BackFromHome = 6,
+    /// Pages of `[args[0], args[0] + args[1])` are zeros again when first touched.
+    Unback = 7,
+    /// Connects the home process with its body process on host `args[0]`, which is started if there is none yet;
+    /// `args[1]` is a [`ChannelKind`]. The reply carries the connected socket. On a body process's door: here is the
+    /// other end, of kind `args[0]`.
+    Channel = 8,
+    /// The connection is the steward's: `VERSION`, machine id, space.
+    Steward = 9,
+    /// Agent to steward: thread `args[0]` (its tid at home) is to go to host `args[1]`.
+    Move = 10,
+    /// Steward's connection, from any thread of the process: thread `args[0]` is now on host `args[1]`, where its tid
+    /// is `args[2]`; `args[3]` is a [`Why`].
+    Placed = 11,
+}
+
+/// What a channel between the home process and a body process is for.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// The space's: one a body process, and the first.
+    Space = 0,
+    /// One thread's.
+    Thread = 1,
+}
+
+/// Why a thread is where it is.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was made so.
+    Started = 0,
+    /// It was told to ([`Op::Move`], `sched_setaffinity`).
+    Ordered = 1,
+    /// A signal or a fault brought it home.
+    Signal = 2,
+    /// A call that only the thread at home can make.
+    Call = 3,
+    /// It touched what only the home host's kernel maps.
+    Native = 4,
+    /// It has ended.
+    Ended = 5,
 }
 
 /// One packet from client to agent.
@@ -79,4 +147,15 @@ pub mod env {
     pub const MACHINE: &str = "MEGALITH_MACHINE";
     /// The program to load (a path; `argv` is the program's own, untouched).
     pub const PROGRAM: &str = "MEGALITH_PROGRAM";
+    /// Spread mode: numbers of hosts, separated by commas; the program's n-th new thread starts on the n-th, and so round
+    /// again. Home is 0. Absent in expand mode.
+    pub const SPREAD: &str = "MEGALITH_SPREAD";
+    /// Spread mode: how many CPUs each host has, by number, separated by commas.
+    pub const CPUS: &str = "MEGALITH_CPUS";
+    /// Spread mode: a folder whose `proc/…` and `sys/…` show the whole machine in place of the home host's.
+    pub const VIEW: &str = "MEGALITH_VIEW";
+    /// A body process: its space, in decimal. Set by an agent alone.
+    pub const BODY: &str = "MEGALITH_BODY";
+    /// The descriptor of a body process's door.
+    pub const DOOR: i32 = 1005;
 }
