@@ -9,6 +9,7 @@
 //! | [`layout`] | which addresses hold what; where the next mapping goes |
 //! | [`mapping`] | mmap(2) and mremap(2): from arguments to a plan or an errno |
 //! | [`elf`], [`script`] | what an executable file asks for |
+//! | [`ship`] | what a deputy and its body say to each other |
 //! | [`startup`] | the first bytes of a program's stack: argv, envp, auxv |
 //! | [`frame`], [`sigset`] | signal frames and masks, as the kernel lays them out |
 //! | [`filter`] | the seccomp program that decides which calls are caught |
@@ -24,6 +25,7 @@ pub mod mapping;
 pub mod nr;
 pub mod procfs;
 pub mod script;
+pub mod ship;
 pub mod sigset;
 pub mod startup;
 

@@ -1,0 +1,228 @@
+//! What the two halves of a process say to each other: a deputy and its body over the thread's channel, the home process
+//! and a body process over the space's channel (docs/spread.md). Both ends are this program, built alike, on x86-64: the
+//! structures go over the wire as they lie in memory.
+//!
+//! Every message is a [`Head`] and, behind it, `bytes` bytes: the structure that stands at its kind, and after a
+//! [`Shipment`] the XSAVE area.
+
+use crate::frame::{Context, SigInfo, XSAVE_BYTES_MAX};
+
+/// What a message is. The value is its kind on the wire.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Deputy → body: run this. A [`Shipment`] and its XSAVE area.
+    Ship = 1,
+    /// Body → deputy: it runs; a [`Started`].
+    Started = 2,
+    /// Body → deputy: a call, as a [`Call`].
+    Call = 3,
+    /// Deputy → body: its result; a [`Returned`].
+    Result = 4,
+    /// Deputy → body, in place of a result: the call has not been made, come home.
+    ComeHome = 5,
+    /// Body → deputy: what is at this address? A [`Query`].
+    Query = 6,
+    /// Deputy → body: this; an [`Area`].
+    Area = 7,
+    /// Body → deputy: the thread is yours again. A [`Shipment`] and its XSAVE area.
+    Home = 8,
+
+    /// Home → body process, and back: who we are; a [`Hello`].
+    Hello = 16,
+    /// Home → body process: nothing of a span is mapped as it was; a [`Forget`].
+    Forget = 17,
+    /// Home → body process: membarrier(2); a [`Barrier`].
+    Barrier = 18,
+    /// Home → body process: send a body home; a [`Recall`]. Not answered.
+    Recall = 19,
+    /// Body process → home: done; answers `Forget` and `Barrier`.
+    Done = 20,
+    /// Home → body process, and back: the clocks; a [`Clocks`].
+    Clocks = 21,
+}
+
+/// What stands before every message.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// A [`Kind`].
+    pub kind: u32,
+    /// Bytes that follow.
+    pub bytes: u32,
+}
+
+/// Longest message behind its head.
+pub const MESSAGE_BYTES_MAX: usize = size_of::<Shipment>() + XSAVE_BYTES_MAX;
+
+/// A thread on its way. `context.registers.fpstate` says nothing; the XSAVE area follows, `saved_bytes` long.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Shipment {
+    /// Its registers. The mask in it is the program's (the deputy's word is what counts).
+    pub context: Context,
+    /// FS base.
+    pub fs: u64,
+    /// GS base.
+    pub gs: u64,
+    /// Length of what follows.
+    pub saved_bytes: u64,
+    /// In `Home`: a [`Reason`]. In `Ship`: 0.
+    pub reason: u64,
+    /// In `Home` with [`Reason::Fault`]: what the kernel there said.
+    pub info: SigInfo,
+}
+
+/// Why a body sends its thread home.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// To make a call that has not been made: rip is behind the instruction, rax is the number.
+    Call = 1,
+    /// A fault of the program's own; nothing of the instruction has happened. `info` tells.
+    Fault = 2,
+    /// It touched what only the home host's kernel maps; the instruction is to be run again at home.
+    Native = 3,
+    /// It was recalled, between two instructions.
+    Recalled = 4,
+}
+
+/// See [`Kind::Started`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// The body's tid on its host.
+    pub tid: u64,
+}
+
+/// See [`Kind::Call`]. rax in the context is the call's number, as at the instruction; rip is behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// All registers: some answers look at more than the arguments.
+    pub context: Context,
+}
+
+/// See [`Kind::Result`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Returned {
+    /// For rax.
+    pub value: u64,
+}
+
+/// See [`Kind::Query`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// An address of the space.
+    pub address: u64,
+}
+
+/// See [`Kind::Area`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    /// The layout's version when this was true.
+    pub version: u64,
+    /// First address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// `PROT_` bits.
+    pub prot: u64,
+    /// An [`AreaKind`].
+    pub kind: u64,
+}
+
+/// What an area is to a body.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaKind {
+    /// Nothing is mapped at the address.
+    None = 0,
+    /// Pages of the space, zeros at first.
+    Space = 1,
+    /// Pages of the space that the home agent reads from a file at first.
+    FileCopy = 2,
+    /// What only the home host's kernel maps.
+    Native = 3,
+}
+
+/// See [`Kind::Hello`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Hello {
+    /// The space.
+    pub space: u64,
+    /// What the CPU can do ([`cpu_word`] of the sender): threads go only where it is the same.
+    pub cpu: u64,
+    /// Version of these words: [`VERSION`].
+    pub version: u64,
+}
+
+/// Version of what is said here.
+pub const VERSION: u64 = 1;
+
+/// See [`Kind::Forget`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Forget {
+    /// The layout's version from now on.
+    pub version: u64,
+    /// First address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+}
+
+/// See [`Kind::Barrier`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Barrier {
+    /// membarrier(2)'s command.
+    pub command: u64,
+    /// Its flags.
+    pub flags: u64,
+}
+
+/// See [`Kind::Recall`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Recall {
+    /// The body's tid on its host.
+    pub tid: u64,
+}
+
+/// See [`Kind::Clocks`]. Nanoseconds; the sender of the question fills in nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// CLOCK_REALTIME.
+    pub real: u64,
+    /// CLOCK_MONOTONIC.
+    pub monotonic: u64,
+    /// CLOCK_BOOTTIME.
+    pub boot: u64,
+}
+
+/// Folds what cpuid and xgetbv say of instructions and state that programs choose by into one word (FNV-1a).
+pub fn cpu_word(leaves: impl Iterator<Item = u32>) -> u64 {
+    leaves
+        .flat_map(u32::to_le_bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+const _: () = assert!(size_of::<Head>() == 8);
+const _: () = assert!(size_of::<Shipment>() == size_of::<Context>() + 32 + size_of::<SigInfo>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_cpus_have_different_words() {
+        assert_eq!(cpu_word([1, 2].into_iter()), cpu_word([1, 2].into_iter()));
+        assert_ne!(cpu_word([1, 2].into_iter()), cpu_word([2, 1].into_iter()));
+    }
+}
