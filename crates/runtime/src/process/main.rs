@@ -14,6 +14,7 @@
 mod affinity;
 mod agent;
 mod block;
+mod body;
 mod exec;
 mod files;
 mod load;

@@ -15,6 +15,7 @@ use megalith_runtime::{PAGE, SPACE_END, STACK_TOP, nr, page_up};
 
 use crate::agent::{self, Backing};
 use crate::block;
+use crate::body;
 use crate::load::{self, Program};
 use crate::say;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
@@ -230,6 +231,9 @@ fn is_ours(entry: &[u8]) -> bool {
 
 unsafe extern "C" fn main(stack: *const u64) -> ! {
     let given = Given::read(stack);
+    if let Some(space) = given.variable(env::BODY) {
+        be_body(&given, space);
+    }
     let told = told(&given);
     remember(&given);
     keep_out_of_the_space(&given, told);
@@ -406,12 +410,26 @@ fn open_space(given: &Given) -> (Backing, u64) {
     let Some(socket) = given.variable(env::SOCKET) else {
         return (Backing::Bare, check(agent::open_bare(), b"no memfd"));
     };
+    (Backing::Agent, agent::open(socket, machine(given)))
+}
+
+/// The machine's id.
+fn machine(given: &Given) -> u64 {
     let digits = given.variable(env::MACHINE).unwrap_or(b"");
     let machine = core::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     let Some(machine) = machine.filter(|_| digits.len() == 16) else {
         say::fatal(&[env::MACHINE.as_bytes(), b" is not 16 hexadecimal digits"]);
     };
-    (Backing::Agent, agent::open(socket, machine))
+    machine
+}
+
+/// Not a program's process, but where threads of one on another host run.
+fn be_body(given: &Given, space: &[u8]) -> ! {
+    let number = core::str::from_utf8(space).ok().and_then(|digits| digits.parse().ok());
+    let (Some(space), Some(socket)) = (number, given.variable(env::SOCKET)) else {
+        say::fatal(&[env::BODY.as_bytes(), b" names no space, or there is no ", env::SOCKET.as_bytes()]);
+    };
+    body::main(space, machine(given), socket)
 }
 
 fn run(given: &Given, told: Told, program: Program, scripts: &Scripts) -> ! {
