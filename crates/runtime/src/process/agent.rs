@@ -69,7 +69,8 @@ pub fn open(socket_path: &[u8], machine: u64) -> u64 {
     reply.values[1]
 }
 
-fn userfaultfd() -> Result<Fd, Errno> {
+/// A userfaultfd with the features that the agent wants, by either of the ways to get one.
+pub fn userfaultfd() -> Result<Fd, Errno> {
     let direct = safe_call!(nr::USERFAULTFD, CLOEXEC_NONBLOCK);
     let fd = match direct {
         Ok(fd) => fd as Fd,
@@ -89,7 +90,8 @@ fn userfaultfd() -> Result<Fd, Errno> {
     Ok(fd)
 }
 
-fn connect(path: &[u8]) -> Result<Fd, Errno> {
+/// A connection to the agent behind `path`.
+pub fn connect(path: &[u8]) -> Result<Fd, Errno> {
     let mut address = [0u8; 110];
     address[0] = 1;
     address[2..]
@@ -127,8 +129,9 @@ fn lost() -> ! {
     say::fatal(&[b"the agent of this host is gone"])
 }
 
-/// Asks the agent; ends the process if the agent is gone. The space's lock must be held.
-fn ask(op: Op, args: [u64; 4], fd: Option<Fd>) -> (Reply, Option<Fd>) {
+/// Asks the agent; ends the process if the agent is gone. The lock that guards the connection must be held: the
+/// space's, and in a body process that of its map.
+pub fn ask(op: Op, args: [u64; 4], fd: Option<Fd>) -> (Reply, Option<Fd>) {
     let request = Request { op: op as u64, args };
     let vector = [&raw const request as u64, size_of::<Request>() as u64];
     let mut control = Control { bytes: 20, level: 1, kind: 1, fd: fd.unwrap_or(-1), padding: 0 };

@@ -70,13 +70,14 @@ unsafe extern "C" {
     static runtime_text_end: u8;
 }
 
-fn in_runtime(address: u64) -> bool {
+/// Whether `address` is an instruction of the runtime's.
+pub fn in_runtime(address: u64) -> bool {
     (&raw const runtime_text_start as u64..&raw const runtime_text_end as u64).contains(&address)
 }
 
 /// What handlers of the runtime return to.
 #[unsafe(naked)]
-extern "C" fn restore() -> ! {
+pub extern "C" fn restore() -> ! {
     naked_asm!("mov eax, 15", "syscall", "ud2")
 }
 
