@@ -9,14 +9,17 @@ use std::time::Duration;
 use coherence::HostId;
 use rustix::net::sockopt;
 
+use crate::channel;
 use crate::deadline::Deadline;
 use crate::error::{FabricError, Lost};
 use crate::invitation::{ClusterId, Invitation, Member, Settings};
 use crate::listener::Shared;
 use crate::mesh::{Core, TcpMesh};
 use crate::registry::Entry;
-use crate::wire::{BODY_BYTES_MAX, PREAMBLE_BYTES, PROTOCOL_VERSION, Preamble, REPLY_HEADER_BYTES, Reply};
-use crate::wire::{decode_body, encode_hello};
+use crate::wire::{
+    BODY_BYTES_MAX, Hello, PREAMBLE_BYTES, PROTOCOL_VERSION, Preamble, REPLY_HEADER_BYTES, Reply,
+    decode_body, encode_hello,
+};
 
 /// Socket buffers where the kernel allows them.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -26,6 +29,16 @@ pub(crate) fn dial(
     cluster: ClusterId,
     invitation: &Invitation,
     to: HostId,
+    deadline: Deadline,
+) -> Result<TcpStream, FabricError> {
+    greet(invitation, to, &encode_hello(cluster, invitation, to), deadline)
+}
+
+/// Connects to host `to` and says `hello`; the socket, if the peer accepts.
+pub(crate) fn greet(
+    invitation: &Invitation,
+    to: HostId,
+    hello: &[u8],
     deadline: Deadline,
 ) -> Result<TcpStream, FabricError> {
     let Member { name: host, address } = invitation.member(to).clone();
@@ -39,7 +52,7 @@ pub(crate) fn dial(
         }
     };
     let socket = connect(&address, deadline).map_err(failed("did not answer a connection request"))?;
-    let reply = exchange(&socket, &encode_hello(cluster, invitation, to), deadline)
+    let reply = exchange(&socket, hello, deadline)
         .map_err(failed("took the connection but did not answer the handshake"))?;
     match reply {
         Reply::Accepted => Ok(socket),
@@ -76,23 +89,40 @@ fn exchange(socket: &TcpStream, hello: &[u8], deadline: Deadline) -> io::Result<
     })
 }
 
-/// Serves one accepted connection until it is a link or refused. Whatever the peer does, this ends within `patience`
-/// for its hello, and then within the join timeout of its machine.
+/// Serves one accepted connection until it is a link, a channel, or refused. Whatever the peer does, this ends within
+/// `patience` for its hello, and then within the join timeout of its machine.
 pub(crate) fn receive(shared: &Arc<Shared>, socket: TcpStream, patience: Duration) {
     let deadline = Deadline::after(patience);
     // A peer that is no agent, or went away, is nobody's loss: there is no machine to tell.
     let Ok(hello) = read_hello(shared, &socket, deadline) else { return };
-    let placed = hello.and_then(|(from, invitation)| {
+    match hello {
+        Err(refusal) => refuse(&socket, &refusal, patience),
+        Ok(Hello::Link(from, invitation)) => receive_link(shared, socket, from, invitation, patience),
+        Ok(Hello::Channel(hello)) => channel::receive(shared, socket, &hello, patience),
+    }
+}
+
+/// Tells the peer; one that is gone need not be told.
+pub(crate) fn refuse(socket: &TcpStream, refusal: &Reply, patience: Duration) {
+    let _ = Deadline::after(patience).write_all(socket, &refusal.encode());
+}
+
+fn receive_link(
+    shared: &Arc<Shared>,
+    socket: TcpStream,
+    from: HostId,
+    invitation: Invitation,
+    patience: Duration,
+) {
+    let placed = judge(shared, from, &invitation).and_then(|()| {
         let deadline = Deadline::after(invitation.settings.join_timeout);
         let core = place(shared, invitation, deadline)?;
         core.reserve(from).map_err(Reply::Refused)?;
-        Ok((core, from))
+        Ok(core)
     });
     match placed {
-        Err(refusal) => {
-            let _ = Deadline::after(patience).write_all(&socket, &refusal.encode());
-        }
-        Ok((core, from)) => {
+        Err(refusal) => refuse(&socket, &refusal, patience),
+        Ok(core) => {
             if Deadline::after(patience).write_all(&socket, &Reply::Accepted.encode()).is_err() {
                 return core.release(from);
             }
@@ -103,13 +133,8 @@ pub(crate) fn receive(shared: &Arc<Shared>, socket: TcpStream, patience: Duratio
     }
 }
 
-/// Reads a hello: who sends it and the invitation, or the refusal that it deserves. `Err`: not even that.
-#[allow(clippy::type_complexity, reason = "named parts would be read once")]
-fn read_hello(
-    shared: &Shared,
-    socket: &TcpStream,
-    deadline: Deadline,
-) -> io::Result<Result<(HostId, Invitation), Reply>> {
+/// Reads a hello, or the refusal that it deserves. `Err`: not even that.
+fn read_hello(shared: &Shared, socket: &TcpStream, deadline: Deadline) -> io::Result<Result<Hello, Reply>> {
     socket.set_nodelay(true)?;
     let mut preamble = [0; PREAMBLE_BYTES];
     deadline.read_exact(socket, &mut preamble)?;
@@ -126,8 +151,7 @@ fn read_hello(
     }
     let mut body = vec![0; body_bytes];
     deadline.read_exact(socket, &mut body)?;
-    let (from, invitation) = decode_body(&body).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(judge(shared, from, &invitation).map(|()| (from, invitation)))
+    Ok(Ok(decode_body(&body).ok_or(io::ErrorKind::InvalidData)?))
 }
 
 /// Whether the invitation can be meant for this agent at all.

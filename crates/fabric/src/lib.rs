@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod channel;
 mod deadline;
 mod error;
 mod frame;
@@ -33,6 +34,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use channel::TakeChannel;
 pub use coherence::{Epoch, HostId};
 pub use error::{FabricError, Lost};
 pub use frame::{FRAME_HEADER_BYTES, MESSAGE_BYTES_MAX};
@@ -93,6 +95,12 @@ pub trait Host: Send + Sync {
     /// The fabric of a machine just joined, before its first message. Whoever drops the last reference shuts it
     /// down. Messages sent before a link stands wait for it.
     fn joined(&self, machine: MachineId, fabric: Arc<TcpMesh>);
+    /// Host `from` of a machine that stands asks for a channel ([`TcpMesh::open_channel`]). Returns what takes its
+    /// socket once the peer has been told, or says in one line why there is to be none (the peer is told).
+    fn channel(&self, machine: MachineId, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
+        let _ = (machine, from, words);
+        Err("this agent takes no channels".into())
+    }
 }
 
 /// Bytes moved so far.

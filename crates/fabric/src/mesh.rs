@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use coherence::HostId;
 
+use crate::channel;
 use crate::deadline::Deadline;
 use crate::error::{FabricError, KINDS, Lost};
 use crate::frame::Kind;
 use crate::handshake;
-use crate::invitation::{HOME, Invitation};
+use crate::invitation::{ClusterId, HOME, Invitation};
 use crate::link::{Counters, Link};
 use crate::listener::{Listener, Shared};
 use crate::phase::{LinkState, Phase};
@@ -130,6 +131,18 @@ impl TcpMesh {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
+
+    /// A connection of its own to `to`, whose agent gives the other end to whom `words` say ([`crate::Host::channel`]).
+    /// Waits at most the join timeout.
+    ///
+    /// # Errors
+    /// As when a link is made: nobody there, or the agent there refuses.
+    ///
+    /// # Panics
+    /// If `to` is this host or none.
+    pub fn open_channel(&self, to: HostId, words: [u64; 4]) -> Result<TcpStream, FabricError> {
+        channel::dial(&self.core, to, words)
+    }
 }
 
 impl Drop for TcpMesh {
@@ -179,6 +192,20 @@ impl Core {
         }
     }
 
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.shared.cluster
+    }
+
+    /// Waits until the machine stands. False if it does not until then, or is closed.
+    pub(crate) fn stands_within(&self, deadline: Deadline) -> bool {
+        let mut phase = lock(&self.phase);
+        while !phase.stands && !phase.closed {
+            let Some(left) = deadline.left() else { return false };
+            phase = wait(&self.changed, phase, left);
+        }
+        !phase.closed
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -206,7 +233,7 @@ impl Core {
         }
     }
 
-    fn unreachable(&self, host: HostId, source: io::Error) -> FabricError {
+    pub(crate) fn unreachable(&self, host: HostId, source: io::Error) -> FabricError {
         FabricError::Unreachable {
             host: self.name(host),
             address: self.invitation.member(host).address.clone(),

@@ -47,6 +47,14 @@ impl Registry {
         }
     }
 
+    /// A machine that is here.
+    pub(crate) fn find(&self, machine: MachineId) -> Option<Arc<Core>> {
+        match lock(&self.machines).get(&machine) {
+            Some(Slot::Here(core)) => Some(core.clone()),
+            Some(Slot::Joining) | None => None,
+        }
+    }
+
     /// Ends what `enter` began: the machine is here, or is not.
     pub(crate) fn settle(&self, machine: MachineId, core: Option<Arc<Core>>) {
         let mut machines = lock(&self.machines);

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! hello   0 magic "MEGALITH"   8 version u32   12 cluster [16]   28 length u32   32 body [length]
-//! body    0 machine u64   8 epoch u32   12 from u16   14 to u16
-//!         16 heartbeat ms u32   20 lost_after ms u32   24 join_timeout ms u32
-//!         28 members u16   30 { name length u8, name, address length u16, address } × members
+//! body    0 what for u32: 0 link, 1 channel   4 machine u64   12 epoch u32   16 from u16   18 to u16
+//!  link   20 heartbeat ms u32   24 lost_after ms u32   28 join_timeout ms u32
+//!         32 members u16   34 { name length u8, name, address length u16, address } × members
+//!  channel 20 words u64 × 4
 //! reply   0 magic "MEGALITH"   8 version u32   12 status u32   16 length u32   20 detail [length]
 //! ```
 //!
@@ -20,13 +21,13 @@ use crate::invitation::{
 };
 
 /// Version of handshake and frames; two agents talk only if theirs are equal.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 pub(crate) const MAGIC: [u8; 8] = *b"MEGALITH";
 pub(crate) const PREAMBLE_BYTES: usize = 32;
 pub(crate) const REPLY_HEADER_BYTES: usize = 20;
 /// Longest body of a hello.
-pub(crate) const BODY_BYTES_MAX: usize = 30 + MEMBERS_MAX * (1 + NAME_BYTES_MAX + 2 + ADDRESS_BYTES_MAX);
+pub(crate) const BODY_BYTES_MAX: usize = 34 + MEMBERS_MAX * (1 + NAME_BYTES_MAX + 2 + ADDRESS_BYTES_MAX);
 /// Longest text in a reply; longer reasons are cut.
 pub(crate) const DETAIL_BYTES_MAX: usize = 1024;
 
@@ -51,13 +52,32 @@ impl Preamble {
     }
 }
 
-/// Encodes a whole hello to `to`.
+const LINK: u32 = 0;
+const CHANNEL: u32 = 1;
+
+/// What a connection is to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Hello {
+    /// A link: who sends it, and the invitation as it is for the receiver.
+    Link(HostId, Invitation),
+    /// A channel.
+    Channel(ChannelHello),
+}
+
+/// Asks for a channel in a machine that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChannelHello {
+    pub(crate) machine: MachineId,
+    pub(crate) epoch: Epoch,
+    pub(crate) from: HostId,
+    pub(crate) to: HostId,
+    /// The agents' affair.
+    pub(crate) words: [u64; 4],
+}
+
+/// Encodes the whole hello of a link to `to`.
 pub(crate) fn encode_hello(cluster: ClusterId, invitation: &Invitation, to: HostId) -> Vec<u8> {
-    let mut body = Vec::new();
-    body.extend(invitation.machine.0.to_le_bytes());
-    body.extend(invitation.epoch.0.to_le_bytes());
-    body.extend(invitation.me.0.to_le_bytes());
-    body.extend(to.0.to_le_bytes());
+    let mut body = route(LINK, invitation.machine, invitation.epoch, invitation.me, to);
     let Settings { heartbeat, lost_after, join_timeout } = invitation.settings;
     for time in [heartbeat, lost_after, join_timeout] {
         body.extend((time.as_millis() as u32).to_le_bytes());
@@ -69,6 +89,28 @@ pub(crate) fn encode_hello(cluster: ClusterId, invitation: &Invitation, to: Host
         body.extend((address.len() as u16).to_le_bytes());
         body.extend(address.as_bytes());
     }
+    behind_preamble(cluster, &body)
+}
+
+/// Encodes the whole hello of a channel.
+pub(crate) fn encode_channel(cluster: ClusterId, hello: &ChannelHello) -> Vec<u8> {
+    let mut body = route(CHANNEL, hello.machine, hello.epoch, hello.from, hello.to);
+    body.extend(hello.words.into_iter().flat_map(u64::to_le_bytes));
+    behind_preamble(cluster, &body)
+}
+
+/// The part of the body that says what for, and from where to where.
+fn route(what_for: u32, machine: MachineId, epoch: Epoch, from: HostId, to: HostId) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(what_for.to_le_bytes());
+    body.extend(machine.0.to_le_bytes());
+    body.extend(epoch.0.to_le_bytes());
+    body.extend(from.0.to_le_bytes());
+    body.extend(to.0.to_le_bytes());
+    body
+}
+
+fn behind_preamble(cluster: ClusterId, body: &[u8]) -> Vec<u8> {
     let mut hello = Vec::with_capacity(PREAMBLE_BYTES + body.len());
     hello.extend(MAGIC);
     hello.extend(PROTOCOL_VERSION.to_le_bytes());
@@ -78,15 +120,34 @@ pub(crate) fn encode_hello(cluster: ClusterId, invitation: &Invitation, to: Host
     hello
 }
 
-/// Decodes the body of a hello: who sends it, and the invitation as it is for the receiver. `None` if malformed.
-pub(crate) fn decode_body(bytes: &[u8]) -> Option<(HostId, Invitation)> {
+/// Decodes the body of a hello. `None` if malformed.
+pub(crate) fn decode_body(bytes: &[u8]) -> Option<Hello> {
     let mut fields = Fields(bytes);
+    let what_for = fields.u32()?;
     let machine = MachineId(fields.u64()?);
     let epoch = Epoch(fields.u32()?);
     let from = HostId(fields.u16()?);
-    let me = HostId(fields.u16()?);
+    let to = HostId(fields.u16()?);
+    let hello = match what_for {
+        LINK => {
+            let (settings, members) = (decode_settings(&mut fields)?, decode_members(&mut fields)?);
+            Hello::Link(from, Invitation { machine, epoch, me: to, members, settings })
+        }
+        CHANNEL => {
+            let words = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+            Hello::Channel(ChannelHello { machine, epoch, from, to, words })
+        }
+        _ => return None,
+    };
+    fields.0.is_empty().then_some(hello)
+}
+
+fn decode_settings(fields: &mut Fields<'_>) -> Option<Settings> {
     let mut time = || fields.u32().map(|ms| Duration::from_millis(u64::from(ms)));
-    let settings = Settings { heartbeat: time()?, lost_after: time()?, join_timeout: time()? };
+    Some(Settings { heartbeat: time()?, lost_after: time()?, join_timeout: time()? })
+}
+
+fn decode_members(fields: &mut Fields<'_>) -> Option<Vec<Member>> {
     let count = usize::from(fields.u16()?);
     let mut members = Vec::with_capacity(count.min(MEMBERS_MAX));
     for _ in 0..count {
@@ -95,14 +156,13 @@ pub(crate) fn decode_body(bytes: &[u8]) -> Option<(HostId, Invitation)> {
         let address_bytes = fields.u16()?;
         members.push(Member { name, address: fields.text(usize::from(address_bytes))? });
     }
-    let invitation = Invitation { machine, epoch, me, members, settings };
-    fields.0.is_empty().then_some((from, invitation))
+    Some(members)
 }
 
 /// The listener's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// Frames follow.
+    /// Frames follow, on a channel what its ends have to say.
     Accepted,
     /// The listener's version differs (it is in the header).
     Version(u32),

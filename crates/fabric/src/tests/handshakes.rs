@@ -10,7 +10,7 @@ use coherence::{Epoch, HostId};
 use super::parties::{Agent, CLUSTER, Hall, MACHINE, Recorder, shutdown};
 use super::{PATIENCE, Random};
 use crate::sync::lock;
-use crate::wire::{BODY_BYTES_MAX, PROTOCOL_VERSION, Reply, decode_body, encode_hello};
+use crate::wire::{BODY_BYTES_MAX, Hello, PROTOCOL_VERSION, Reply, decode_body, encode_hello};
 use crate::{ClusterId, Fabric, FabricError, Listener, Member};
 
 fn open_error(hall: &Hall) -> FabricError {
@@ -152,7 +152,7 @@ fn home_is_told_which_two_hosts_cannot_link() {
             let length = u32::from_le_bytes(preamble[28..].try_into().expect("four bytes"));
             let mut body = vec![0; length as usize];
             socket.read_exact(&mut body).expect("a hello");
-            let (from, _) = decode_body(&body).expect("a hello");
+            let Some(Hello::Link(from, _)) = decode_body(&body) else { panic!("a link's hello") };
             let reply = if from.0 == 0 { Reply::Accepted } else { Reply::Refused("I do not know b".into()) };
             socket.write_all(&reply.encode()).expect("the dialer reads");
             socket
@@ -187,7 +187,7 @@ fn a_listener_that_speaks_something_else_is_no_agent() {
 }
 
 /// What b answers to `bytes` before it closes; `None` if nothing.
-fn answer_to(hall: &Hall, bytes: &[u8]) -> Option<Vec<u8>> {
+pub fn answer_to(hall: &Hall, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut socket = TcpStream::connect(hall.listeners[1].address()).expect("b listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("open");
     // b may close before it has read all.
@@ -276,7 +276,7 @@ fn every_mutilated_body_is_refused_or_understood_never_a_panic() {
     let (_, hall) = Hall::recorders(3);
     let hello = encode_hello(CLUSTER, &hall.invitation(), HostId(1));
     let body = &hello[32..];
-    let (from, decoded) = decode_body(body).expect("its own encoding");
+    let Some(Hello::Link(from, decoded)) = decode_body(body) else { panic!("its own encoding") };
     assert_eq!((from, decoded.me, decoded.machine), (HostId(0), HostId(1), MACHINE));
     assert_eq!(decoded.members, hall.invitation().members);
     for length in 0..body.len() {
@@ -289,7 +289,7 @@ fn every_mutilated_body_is_refused_or_understood_never_a_panic() {
             let at = random.below(mutilated.len());
             mutilated[at] = random.next() as u8;
         }
-        if let Some((_, invitation)) = decode_body(&mutilated) {
+        if let Some(Hello::Link(_, invitation)) = decode_body(&mutilated) {
             let _ = invitation.check();
         }
     }

@@ -11,7 +11,7 @@ use super::PATIENCE;
 use super::parties::{CLUSTER, EPOCH, Hall, MACHINE, SETTINGS, Told, shutdown};
 use crate::deadline::Deadline;
 use crate::frame::{Kind, append};
-use crate::wire::{PREAMBLE_BYTES, Preamble, Reply};
+use crate::wire::{Hello, PREAMBLE_BYTES, Preamble, Reply, decode_body};
 use crate::{Fabric, Invitation, Lost, Member, TcpMesh};
 
 /// The last host of a machine of two, played by hand: accepts, says Ready, and gives the socket to the test.
@@ -32,7 +32,7 @@ fn puppet(hall: &Hall, recorder: usize) -> (Arc<TcpMesh>, TcpStream) {
         assert_eq!(preamble.cluster, CLUSTER);
         let mut body = vec![0; preamble.body_bytes];
         deadline.read_exact(&socket, &mut body).expect("a body");
-        let (from, invitation) = crate::wire::decode_body(&body).expect("a body");
+        let Some(Hello::Link(from, invitation)) = decode_body(&body) else { panic!("a link's body") };
         assert_eq!((from, invitation.me, invitation.machine), (HostId(0), HostId(1), MACHINE));
         let mut answer = Reply::Accepted.encode();
         append(&mut answer, Kind::Ready, EPOCH, &[]);

@@ -3,6 +3,7 @@
 //! Every wait is for a condition and has an end ([`PATIENCE`]); a test that sleeps does so to prove that
 //! something does *not* happen.
 
+mod channels;
 mod framing;
 mod handshakes;
 mod loss;

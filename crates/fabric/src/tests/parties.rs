@@ -1,5 +1,6 @@
 //! Hosts for tests: an inbox that records, an agent that joins, and a whole mesh of them in one process.
 
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::deadline::Deadline;
 use crate::sync::{lock, wait};
 use crate::{
     ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Listener, Lost, MachineId, Member, Settings,
-    TcpMesh,
+    TakeChannel, TcpMesh,
 };
 
 pub const CLUSTER: ClusterId = ClusterId([9; 16]);
@@ -99,17 +100,28 @@ impl Inbox for Recorder {
     }
 }
 
+/// A channel: from whom, the words, our end.
+pub type Taken = (HostId, [u64; 4], TcpStream);
+
 /// An agent that joins everything, with the inbox it was given.
 pub struct Agent {
     name: String,
     inbox: Arc<dyn Inbox>,
     pub refuse: Mutex<Option<String>>,
     pub joined: Watched<Vec<Arc<TcpMesh>>>,
+    /// Channels that it has taken.
+    pub channels: Arc<Watched<Vec<Taken>>>,
 }
 
 impl Agent {
     pub fn new(name: &str, inbox: Arc<dyn Inbox>) -> Arc<Agent> {
-        Arc::new(Agent { name: name.into(), inbox, refuse: Mutex::default(), joined: Watched::default() })
+        Arc::new(Agent {
+            name: name.into(),
+            inbox,
+            refuse: Mutex::default(),
+            joined: Watched::default(),
+            channels: Arc::default(),
+        })
     }
 
     pub fn mesh(&self) -> Arc<TcpMesh> {
@@ -127,6 +139,14 @@ impl Host for Agent {
     fn joined(&self, machine: MachineId, fabric: Arc<TcpMesh>) {
         assert_eq!(machine, MACHINE);
         self.joined.change(|joined| joined.push(fabric));
+    }
+    fn channel(&self, machine: MachineId, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
+        assert_eq!(machine, MACHINE);
+        if let Some(why) = lock(&self.refuse).clone() {
+            return Err(why);
+        }
+        let channels = self.channels.clone();
+        Ok(Box::new(move |socket| channels.change(|taken| taken.push((from, words, socket)))))
     }
 }
 
