@@ -1,11 +1,12 @@
-//! The seccomp program (seccomp(2)) that decides which system calls are caught.
+//! The seccomp programs (seccomp(2)) that decide which system calls are caught: in expand mode, which the next lines are
+//! about, in spread mode ([`build_spread`]), and in a body process ([`build_body`]).
 //!
 //! A call is caught if its number is listed, its arguments match, and it is made from below
 //! [`crate::SPACE_END`]: the runtime's own calls, and the vDSO's, pass. Numbers are compared first, so that for
 //! every number not listed the answer does not depend on anything else and the kernel caches it.
 
 use crate::errno::{ENOSYS, Errno};
-use crate::{SPACE_END, nr};
+use crate::{SPACE_END, calls, nr};
 
 /// One instruction of classic BPF (struct sock_filter).
 #[repr(C)]
@@ -150,6 +151,13 @@ pub struct Filter {
 
 /// Builds the filter for [`RULES`].
 pub fn build() -> Filter {
+    let mut filter = start();
+    filter.tree(RULES);
+    filter
+}
+
+/// A filter that knows no other instruction set than x86-64, and has loaded the call's number.
+fn start() -> Filter {
     let none = Instruction { code: RETURN, jump_true: 0, jump_false: 0, operand: RET_ALLOW };
     let mut filter = Filter { instructions: [none; INSTRUCTIONS_MAX], used: 0 };
     filter.load(ARCH_AT);
@@ -158,7 +166,24 @@ pub fn build() -> Filter {
     filter.load(NUMBER_AT);
     filter.branch(IF_AT_LEAST, X32_BIT, 0, 1);
     filter.ret(RET_ERRNO | ENOSYS.0 as u32);
-    filter.tree(RULES);
+    filter
+}
+
+/// Builds the filter of spread mode: catches every call of the program but [`calls::PASSED`].
+pub fn build_spread() -> Filter {
+    let mut filter = start();
+    for number in calls::PASSED {
+        filter.branch(IF_EQUAL, *number, 0, 1);
+        filter.ret(RET_ALLOW);
+    }
+    filter.catch();
+    filter
+}
+
+/// Builds the filter of a body process: catches every call of the program.
+pub fn build_body() -> Filter {
+    let mut filter = start();
+    filter.catch();
     filter
 }
 
@@ -209,6 +234,11 @@ impl Filter {
         for condition in conditions {
             self.condition(*condition);
         }
+        self.catch();
+    }
+
+    /// Catches the call if the program makes it.
+    fn catch(&mut self) {
         self.load(ADDRESS_HIGH_AT);
         self.branch(IF_AT_LEAST, (SPACE_END >> 32) as u32, 0, 1);
         self.ret(RET_ALLOW);
@@ -302,6 +332,23 @@ mod tests {
 
     const LOW: u64 = 0x40_1000;
 
+    #[test]
+    fn spread_mode_catches_all_but_a_few() {
+        let of = |filter: &Filter, number, address| {
+            let call = Call { number, arch: AUDIT_ARCH_X86_64, address, arguments: [0; 6] };
+            run(filter.instructions(), &call)
+        };
+        let (spread, body) = (build_spread(), build_body());
+        for number in 0..600 {
+            let passes = calls::PASSED.contains(&number);
+            assert_eq!(of(&spread, number, LOW), if passes { RET_ALLOW } else { RET_TRAP }, "{number}");
+            assert_eq!(of(&body, number, LOW), RET_TRAP, "{number} away");
+            for filter in [&spread, &body] {
+                assert_eq!(of(filter, number, SPACE_END), RET_ALLOW, "{number} from the runtime");
+            }
+        }
+    }
+
     fn ask(number: u32, address: u64, arguments: [u64; 6]) -> u32 {
         let filter = build();
         run(filter.instructions(), &Call { number, arch: AUDIT_ARCH_X86_64, address, arguments })
@@ -351,11 +398,12 @@ mod tests {
 
     #[test]
     fn other_instruction_sets_do_not_exist() {
-        let filter = build();
         let i386 = Call { number: 11, arch: 0x4000_0003, address: LOW, arguments: [0; 6] };
         let x32 = Call { number: 1 | X32_BIT, arch: AUDIT_ARCH_X86_64, address: LOW, arguments: [0; 6] };
         for call in [i386, x32] {
-            assert_eq!(run(filter.instructions(), &call), RET_ERRNO | 38);
+            for filter in [build(), build_spread(), build_body()] {
+                assert_eq!(run(filter.instructions(), &call), RET_ERRNO | 38);
+            }
         }
     }
 

@@ -12,10 +12,12 @@
 //! | [`ship`] | what a deputy and its body say to each other |
 //! | [`startup`] | the first bytes of a program's stack: argv, envp, auxv |
 //! | [`frame`], [`sigset`] | signal frames and masks, as the kernel lays them out |
+//! | [`calls`] | in spread mode: who makes which call of a thread that is away |
 //! | [`filter`] | the seccomp program that decides which calls are caught |
 //! | [`procfs`] | paths under `/proc` that would show the runtime instead of the program |
 #![cfg_attr(not(test), no_std)]
 
+pub mod calls;
 pub mod elf;
 pub mod errno;
 pub mod filter;
