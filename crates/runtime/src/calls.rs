@@ -118,11 +118,11 @@ const fn prompt(number: u32) -> bool {
             | nr::MBIND..=nr::GET_MEMPOLICY | nr::MQ_NOTIFY | nr::MQ_GETSETATTR | nr::IOPRIO_SET
             | nr::IOPRIO_GET | nr::INOTIFY_INIT..=nr::MIGRATE_PAGES | nr::UNSHARE | nr::MOVE_PAGES
             | nr::TIMERFD_CREATE | nr::TIMERFD_SETTIME..=nr::TIMERFD_GETTIME | nr::EVENTFD
-            | nr::SIGNALFD..=nr::INOTIFY_INIT1 | nr::RT_TGSIGQUEUEINFO | nr::PRLIMIT64
+            | nr::SIGNALFD4..=nr::EPOLL_CREATE1 | nr::PIPE2 | nr::INOTIFY_INIT1 | nr::RT_TGSIGQUEUEINFO | nr::PRLIMIT64
             | nr::CLOCK_ADJTIME | nr::KCMP | nr::SCHED_SETATTR | nr::SCHED_GETATTR | nr::MEMFD_CREATE
             | nr::PKEY_ALLOC | nr::PKEY_FREE | nr::PIDFD_SEND_SIGNAL | nr::PIDFD_OPEN
             | nr::PIDFD_GETFD | nr::SET_MEMPOLICY_HOME_NODE | nr::FUTEX_WAKE | nr::FUTEX_REQUEUE
-            | nr::MSEAL | nr::PIPE | nr::PIPE2
+            | nr::MSEAL | nr::PIPE
     )
 }
 

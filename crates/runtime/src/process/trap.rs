@@ -1,7 +1,7 @@
 //! Caught calls: the SIGSYS handler, its table, and the filter that raises it.
 
 use megalith_runtime::errno::{EINVAL, ENOSYS, EPERM, Errno};
-use megalith_runtime::filter;
+use megalith_runtime::filter::{self, Filter, Instruction};
 use megalith_runtime::frame::{Context, SYS_SECCOMP, SigInfo};
 use megalith_runtime::mapping::Request;
 use megalith_runtime::nr;
@@ -19,14 +19,15 @@ const PR_SET_NO_NEW_PRIVS: u64 = 38;
 /// Catches SIGSYS, and installs the filter unless this process has inherited it.
 pub fn arm(inherited: bool) -> Result<(), Errno> {
     signals::catch(on_sigsys)?;
-    if inherited {
-        return Ok(());
-    }
-    let filter = filter::build();
+    if inherited { Ok(()) } else { install(&filter::build()) }
+}
+
+/// Installs a filter for this process, for good.
+pub fn install(filter: &Filter) -> Result<(), Errno> {
     #[repr(C)]
     struct Program {
         count: u16,
-        instructions: *const filter::Instruction,
+        instructions: *const Instruction,
     }
     let instructions = filter.instructions();
     let program = Program { count: instructions.len() as u16, instructions: instructions.as_ptr() };
