@@ -1,0 +1,246 @@
+//! A body: one thread's place on this host.
+//!
+//! Its life: made by the [`door`](super::door) with its channel → waits for a shipment → runs it → sends it home → waits for
+//! the next … → home closes the channel → ends. Between shipments and during calls it is in here, with all signals
+//! blocked; it leaves by `rt_sigreturn` into the program's context, and comes back by a signal of [`ADMITTED`].
+
+use core::arch::{asm, naked_asm};
+use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use megalith_runtime::errno::Errno;
+use megalith_runtime::frame::{Action, Context, FXSAVE_BYTES, SigInfo, sa, saved_bytes};
+use megalith_runtime::nr;
+use megalith_runtime::ship::{Kind, Reason, Shipment, Started};
+use megalith_runtime::sigset::{SigSet, signal};
+
+use crate::block;
+use crate::body::channel::{Ended, Part};
+use crate::body::seat::Seat;
+use crate::body::{answer, fatal, faults};
+use crate::signals::{enter, in_runtime, restore};
+use crate::sys::{self, Fd, safe_call};
+
+/// Bus error.
+const SIGBUS: i32 = 7;
+/// Breakpoint, single step.
+const SIGTRAP: i32 = 5;
+/// Arithmetic.
+const SIGFPE: i32 = 8;
+/// The order to go home. By default it does nothing, so that a late one harms nobody.
+pub const RECALL: i32 = 23;
+
+const FAULTS: [i32; 5] = [signal::SIGSEGV, SIGBUS, SIGFPE, signal::SIGILL, SIGTRAP];
+
+/// Let in while a body runs the program's code.
+pub const ADMITTED: SigSet = synchronous().union(SigSet::only(signal::SIGSYS)).union(SigSet::only(RECALL));
+
+const fn synchronous() -> SigSet {
+    let (mut set, mut at) = (SigSet::EMPTY, 0);
+    while at < FAULTS.len() {
+        set = set.union(SigSet::only(FAULTS[at]));
+        at += 1;
+    }
+    set
+}
+
+/// How long this kernel's XSAVE areas are.
+static SAVED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+type Handler = unsafe extern "C" fn(i32, *mut SigInfo, *mut Context);
+
+/// Installs the handlers, and finds out how long an XSAVE area is.
+pub fn catch() -> Result<(), Errno> {
+    for number in FAULTS {
+        handle(number, faults::on_fault)?;
+    }
+    handle(signal::SIGSYS, answer::on_call)?;
+    handle(RECALL, on_recall)?;
+    // The frame of this one tells.
+    let open = SigSet::FULL.minus(SigSet::only(RECALL));
+    safe_call!(nr::RT_SIGPROCMASK, 2, &raw const open, 0, 8)?;
+    safe_call!(nr::TGKILL, sys::pid(), sys::tid(), RECALL)?;
+    sys::block_all();
+    Ok(())
+}
+
+fn handle(number: i32, handler: Handler) -> Result<(), Errno> {
+    let action = Action {
+        handler: handler as usize as u64,
+        // A fault inside a handler is a bug, which can be told of only if the signal comes.
+        flags: sa::SIGINFO | sa::ONSTACK | sa::RESTORER | sa::NODEFER,
+        restorer: restore as *const () as u64,
+        mask: SigSet::FULL.minus(synchronous()),
+    };
+    safe_call!(nr::RT_SIGACTION, number, &raw const action, 0, 8).map(|_| ())
+}
+
+/// A new body for the thread at the other end of `socket`.
+pub fn make(socket: Fd) -> Result<(), Errno> {
+    // VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, CHILD_CLEARTID, CHILD_SETTID.
+    const FLAGS: u64 = 0x125_0f00;
+    let taken = block::take()?;
+    let seat = Seat::of(taken);
+    // SAFETY: freshly taken: ours alone until the thread starts. The large areas are written before they are read.
+    let tid = unsafe {
+        (&raw mut (*seat).block).write(taken);
+        (&raw mut (*seat).socket).write(socket);
+        (*taken).kernel_tid.as_ptr() as u64
+    };
+    // SAFETY: the stack and the word are the new block's.
+    let started = Errno::check(unsafe { start(FLAGS, seat as u64, tid) });
+    if started.is_err() {
+        // SAFETY: no thread was made.
+        unsafe {
+            (*taken).kernel_tid.store(0, Ordering::Release);
+            block::retire(taken);
+        }
+    }
+    started.map(|_| ())
+}
+
+/// clone(2); the new thread goes to [`started`] on its own stack.
+#[unsafe(naked)]
+unsafe extern "C" fn start(flags: u64, stack: u64, tid: u64) -> i64 {
+    naked_asm!(
+        "mov r10, rdx",
+        "xor edx, edx",
+        "xor r8d, r8d",
+        "mov eax, 56",
+        "syscall",
+        "test rax, rax",
+        "jz 2f",
+        "ret",
+        "2:",
+        "xor ebp, ebp",
+        "call {started}",
+        "ud2",
+        started = sym started,
+    )
+}
+
+/// The first steps of a body, on its block; all signals are blocked.
+unsafe extern "C" fn started() -> ! {
+    const PR_SET_NAME: u64 = 15;
+    // SAFETY: this thread runs on its block.
+    let seat = unsafe { Seat::current() };
+    seat.tid = sys::tid();
+    let _ = safe_call!(nr::PRCTL, PR_SET_NAME, c"body".as_ptr());
+    let stack = seat.stack();
+    if let Err(errno) = safe_call!(nr::SIGALTSTACK, &raw const stack, 0) {
+        fatal(&[b"a body has no signal stack: ", errno.name().as_bytes()]);
+    }
+    // SAFETY: as above.
+    unsafe { wait() }
+}
+
+/// Waits for a shipment, and runs it.
+unsafe extern "C" fn wait() -> ! {
+    // SAFETY: this thread runs on its block, whose stack holds nothing else.
+    let seat = unsafe { Seat::current() };
+    match seat.receive() {
+        Ok((kind, bytes)) if kind == Kind::Ship as u32 => board(seat, bytes),
+        Ok(_) => fatal(&[b"home speaks to a body that has no thread"]),
+        Err(Ended) => end(seat),
+    }
+}
+
+fn board(seat: &mut Seat, bytes: usize) -> ! {
+    let shipment = &seat.shipment;
+    let saved = shipment.saved_bytes as usize;
+    if bytes < size_of::<Shipment>() || bytes - size_of::<Shipment>() != saved {
+        fatal(&[b"a shipment is not as long as it says"]);
+    }
+    if saved > SAVED_BYTES.load(Ordering::Relaxed) {
+        fatal(&[b"a thread has registers that this host's kernel does not save"]);
+    }
+    let (fs, gs) = (shipment.fs, shipment.gs);
+    let mut context = shipment.context;
+    context.registers.fpstate = if saved == 0 { 0 } else { seat.saved.as_ptr() as u64 };
+    context.stack = seat.stack();
+    context.mask = SigSet::FULL.minus(ADMITTED);
+    // SAFETY: the seat's own; the rest of the frame is never read.
+    unsafe { (&raw mut seat.frame.context).write(context) };
+    let said = seat.send(Kind::Started, [Part::of(&Started { tid: u64::from(seat.tid) })]);
+    if said.is_err() {
+        end(seat);
+    }
+    for (code, base) in [(SET_FS, fs), (SET_GS, gs)] {
+        if safe_call!(nr::ARCH_PRCTL, code, base).is_err() {
+            fatal(&[b"a shipment has no such FS or GS"]);
+        }
+    }
+    // SAFETY: complete, for this kernel's rt_sigreturn.
+    unsafe { enter(&raw const seat.frame) }
+}
+
+/// arch_prctl(2): sets the GS base.
+pub const SET_GS: u64 = 0x1001;
+/// arch_prctl(2): sets the FS base.
+pub const SET_FS: u64 = 0x1002;
+/// arch_prctl(2): stores the FS base.
+pub const GET_FS: u64 = 0x1003;
+/// arch_prctl(2): stores the GS base.
+pub const GET_GS: u64 = 0x1004;
+
+/// The calling thread's FS or GS base.
+pub fn base(code: u64) -> u64 {
+    let mut base = 0u64;
+    // Cannot fail: a valid pointer.
+    let _ = safe_call!(nr::ARCH_PRCTL, code, &raw mut base);
+    base
+}
+
+/// Sends the thread, as it was interrupted, home, and waits for the next shipment.
+pub fn go_home(seat: &mut Seat, context: &Context, reason: Reason, info: &SigInfo) -> ! {
+    let fpstate = context.registers.fpstate;
+    let saved = if fpstate == 0 {
+        &[][..]
+    } else {
+        // SAFETY: the kernel wrote it on this thread's block, with its length in the legacy area.
+        unsafe {
+            let legacy = &*(fpstate as *const [u8; FXSAVE_BYTES]);
+            core::slice::from_raw_parts(fpstate as *const u8, saved_bytes(legacy))
+        }
+    };
+    let shipment = Shipment {
+        context: *context,
+        fs: base(GET_FS),
+        gs: base(GET_GS),
+        saved_bytes: saved.len() as u64,
+        reason: reason as u64,
+        info: *info,
+    };
+    if seat.send(Kind::Home, [Part::of(&shipment), Part::bytes(saved)]).is_err() {
+        end(seat);
+    }
+    // SAFETY: nothing on this stack is needed any more.
+    unsafe {
+        asm!("mov rsp, {}", "xor ebp, ebp", "call {wait}", "ud2", in(reg) seat.stack_top(), wait = sym wait,
+            options(noreturn))
+    }
+}
+
+/// Home has closed the channel: the thread is at home for good, or has ended.
+pub fn end(seat: &mut Seat) -> ! {
+    sys::close(seat.socket);
+    // SAFETY: nothing of the header is used from here on; the kernel clears `kernel_tid` when the thread is gone.
+    unsafe { block::retire(ptr::from_mut(&mut *seat.block)) };
+    loop {
+        let _ = safe_call!(nr::EXIT, 0);
+    }
+}
+
+/// The order to go home.
+unsafe extern "C" fn on_recall(_: i32, info: *mut SigInfo, context: *mut Context) {
+    // SAFETY: the kernel passes a frame that is nobody else's.
+    let (info, context) = unsafe { (&*info, &*context) };
+    if in_runtime(context.registers.rip) {
+        // Only once: see `catch`.
+        // SAFETY: the kernel wrote it, with its length in the legacy area.
+        let legacy = unsafe { &*(context.registers.fpstate as *const [u8; FXSAVE_BYTES]) };
+        return SAVED_BYTES.store(saved_bytes(legacy), Ordering::Relaxed);
+    }
+    // SAFETY: this thread runs on its block.
+    go_home(unsafe { Seat::current() }, context, Reason::Recalled, info)
+}
