@@ -93,7 +93,7 @@ impl Drop for Agent {
     }
 }
 
-fn listen(path: &Path) -> Result<OwnedFd, Error> {
+pub fn listen(path: &Path) -> Result<OwnedFd, Error> {
     // SAFETY: plain calls on a descriptor and an address of ours.
     unsafe {
         let fd = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0);
@@ -112,7 +112,7 @@ fn listen(path: &Path) -> Result<OwnedFd, Error> {
     }
 }
 
-fn readable(fd: RawFd, milliseconds: i32) -> bool {
+pub fn readable(fd: RawFd, milliseconds: i32) -> bool {
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd of ours.
     unsafe { libc::poll(&mut poll, 1, milliseconds) > 0 }
@@ -183,7 +183,7 @@ fn serve(socket: OwnedFd, bytes: u64, stop: &AtomicBool, counts: &Arc<Counts>) {
     }
 }
 
-fn memfd() -> File {
+pub fn memfd() -> File {
     // SAFETY: a new descriptor, owned from here on.
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"space".as_ptr(), libc::MFD_CLOEXEC)) };
     file.set_len(SPACE_END).expect("a sparse file");
@@ -281,7 +281,7 @@ fn serve_faults(space: &Space, counts: &Counts, ended: &AtomicBool) {
 #[repr(C, align(8))]
 struct Control([u8; 24]);
 
-fn receive(socket: &OwnedFd) -> Result<(Request, Option<OwnedFd>), Error> {
+pub fn receive(socket: &OwnedFd) -> Result<(Request, Option<OwnedFd>), Error> {
     let mut request = Request { op: 0, args: [0; 4] };
     let mut control = Control([0; 24]);
     // SAFETY: buffers of the lengths given.
@@ -303,7 +303,7 @@ fn receive(socket: &OwnedFd) -> Result<(Request, Option<OwnedFd>), Error> {
     }
 }
 
-fn reply(socket: &OwnedFd, reply: Reply, fd: Option<RawFd>) {
+pub fn reply(socket: &OwnedFd, reply: Reply, fd: Option<RawFd>) {
     let mut control = Control([0; 24]);
     // SAFETY: buffers of the lengths given.
     unsafe {
