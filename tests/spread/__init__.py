@@ -1,0 +1,1 @@
+"""Spread mode with real programs: threads on several hosts, held to what the same program does natively."""
