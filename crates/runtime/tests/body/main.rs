@@ -1,0 +1,565 @@
+//! A body process with a home that the test plays: what threads do away, and what home hears of it.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod home;
+
+use std::arch::naked_asm;
+use std::time::{Duration, Instant};
+
+use client::Op;
+use common::agent::permitted;
+use home::{Host, SPACE, Said, Thread, starting_at, value_of};
+use megalith_runtime::frame::SigInfo;
+use megalith_runtime::nr;
+use megalith_runtime::ship::{
+    self, AreaKind, Barrier, Clocks, Forget, Hello, Kind, Reason, Recall, Shipment,
+};
+
+const CODE: u64 = 0x40_0000;
+const DATA: u64 = 0x1_0000_0000;
+const PAGE: u64 = client::PAGE_BYTES;
+
+const READ: u64 = 1;
+const READ_WRITE: u64 = 3;
+
+/// A piece of machine code for the space.
+macro_rules! code {
+    ($($line:literal),* $(,)?) => {{
+        #[unsafe(naked)]
+        unsafe extern "C" fn code() {
+            naked_asm!($($line),*)
+        }
+        code
+    }};
+}
+
+/// A host with `code` in its space and a page of data; `None` if this kernel does not let us.
+fn host_with(code: unsafe extern "C" fn()) -> Option<Host> {
+    if !permitted() {
+        return None;
+    }
+    let host = Host::start();
+    host.map_code(CODE, code);
+    host.map(DATA, PAGE, READ_WRITE, AreaKind::Space);
+    Some(host)
+}
+
+/// A thread at the code, with rdi pointing to the data.
+fn thread_at_code() -> Shipment {
+    let mut shipment = starting_at(CODE);
+    shipment.context.registers.rdi = DATA;
+    shipment
+}
+
+fn signal_of(info: &SigInfo) -> (i32, i32) {
+    (info.signal, info.code)
+}
+
+const SIGTRAP: i32 = 5;
+const SIGFPE: i32 = 8;
+const SIGSEGV: i32 = 11;
+const SI_KERNEL: i32 = 0x80;
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_call_is_asked_at_home_and_its_result_goes_on() {
+    let Some(host) = host_with(code!("mov eax, 39", "mov esi, 5", "syscall", "mov [rdi], rax", "int3"))
+    else {
+        return;
+    };
+    let thread = host.thread();
+    assert!(thread.ship(&thread_at_code(), &[]) > 0);
+    let call = thread.call();
+    assert_eq!((call.rax, call.rdi, call.rsi, call.rip), (39, DATA, 5, CODE + 12));
+    thread.result(0x1234_5678_9abc);
+    let home = thread.home(Reason::Fault);
+    assert_eq!(signal_of(home.info()), (SIGTRAP, SI_KERNEL));
+    assert_eq!((home.registers().rax, home.registers().rip), (0x1234_5678_9abc, CODE + 16));
+    assert_eq!(host.read(DATA), 0x1234_5678_9abc);
+    assert_eq!(host.queries.load(std::sync::atomic::Ordering::Relaxed), 2, "code and data, once each");
+}
+
+#[test]
+fn calls_of_home_bring_the_thread_there() {
+    // exit(2), and any call that home does not make for it.
+    let Some(host) = host_with(code!("mov eax, 60", "syscall", "mov eax, 1", "syscall", "int3")) else {
+        return;
+    };
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    let home = thread.home(Reason::Call);
+    assert_eq!((home.registers().rax, home.registers().rip), (60, CODE + 7));
+    thread.ship(&home.shipment, &home.saved);
+    assert_eq!(thread.call().rax, 1);
+    thread.come_home();
+    let home = thread.home(Reason::Call);
+    assert_eq!((home.registers().rax, home.registers().rip), (1, CODE + 14));
+    thread.ship(&home.shipment, &home.saved);
+    thread.home(Reason::Fault);
+}
+
+#[test]
+fn faults_come_home_as_the_kernel_told_them() {
+    let Some(host) = host_with(code!("xor eax, eax", "cdq", "div eax")) else { return };
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    let home = thread.home(Reason::Fault);
+    assert_eq!(signal_of(home.info()), (SIGFPE, 1));
+    assert_eq!((home.info().address, home.registers().rip), (CODE + 3, CODE + 3));
+
+    let write = CODE + PAGE;
+    host.map_code(write, code!("mov [rdi], rax", "int3"));
+    host.map(DATA + PAGE, PAGE, READ, AreaKind::Space);
+    let at = |address: u64| {
+        let mut shipment = starting_at(write);
+        shipment.context.registers.rdi = address;
+        thread.ship(&shipment, &[]);
+        thread.home(Reason::Fault)
+    };
+    for (address, code) in [(DATA + 10 * PAGE, 1), (DATA + PAGE, 1)] {
+        let home = at(address + 8);
+        assert_eq!(signal_of(home.info()), (SIGSEGV, code));
+        let registers = home.registers();
+        assert_eq!((home.info().address, registers.cr2, registers.rip), (address + 8, address + 8, write));
+        assert_eq!((registers.trap, registers.error & 6), (14, 6), "a write in user mode");
+    }
+    assert_eq!(signal_of(at(1 << 63).info()), (SIGSEGV, SI_KERNEL), "no address at all");
+    assert_eq!(signal_of(at(0xffff_ffff_8000_0000).info()).0, SIGSEGV, "the kernel's");
+
+    // Once it has been read, writing it is a fault of the other kind.
+    host.map_code(CODE + 2 * PAGE, code!("mov rax, [rdi]", "mov [rdi], rax"));
+    let mut shipment = starting_at(CODE + 2 * PAGE);
+    shipment.context.registers.rdi = DATA + PAGE;
+    thread.ship(&shipment, &[]);
+    let home = thread.home(Reason::Fault);
+    assert_eq!(signal_of(home.info()), (SIGSEGV, 2));
+
+    // A jump to nowhere.
+    thread.ship(&starting_at(0), &[]);
+    let home = thread.home(Reason::Fault);
+    assert_eq!((signal_of(home.info()), home.info().address), ((SIGSEGV, 1), 0));
+}
+
+#[test]
+fn what_only_home_maps_is_touched_at_home() {
+    let Some(host) = host_with(code!("nop", "mov rax, [rdi]", "int3")) else { return };
+    host.map(DATA, PAGE, READ_WRITE, AreaKind::Native);
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    let home = thread.home(Reason::Native);
+    assert_eq!(home.registers().rip, CODE + 1, "the instruction is to be run again");
+}
+
+#[test]
+fn protection_that_grows_is_found_out() {
+    let Some(host) =
+        host_with(code!("mov rax, [rdi]", "mov esi, 1", "mov eax, 39", "syscall", "mov [rdi], rsi", "int3"))
+    else {
+        return;
+    };
+    host.map(DATA, PAGE, READ, AreaKind::Space);
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    thread.call();
+    host.map(DATA, 2 * PAGE, READ_WRITE, AreaKind::Space);
+    thread.result(0);
+    thread.home(Reason::Fault);
+    assert_eq!(host.read(DATA), 1);
+}
+
+#[test]
+fn registers_and_bases_travel() {
+    if !std::arch::is_x86_feature_detected!("avx") {
+        println!("skipped: no AVX");
+        return;
+    }
+    let Some(host) = host_with(code!(
+        "vmovdqu ymm7, [rdi]",
+        "mov rbx, fs:[0]",
+        "mov r15, gs:[8]",
+        "int3",
+        "vmovdqu [rdi + 64], ymm7",
+        "mov [rdi + 96], rbx",
+        "int3",
+    )) else {
+        return;
+    };
+    let pattern: Vec<u8> = (1..=32).collect();
+    std::os::unix::fs::FileExt::write_all_at(&host.memory, &pattern, DATA).expect("room");
+    let thread = host.thread();
+    let mut shipment = thread_at_code();
+    (shipment.fs, shipment.gs) = (DATA, DATA + 8);
+    thread.ship(&shipment, &[]);
+    let first = thread.home(Reason::Fault);
+    assert_eq!((first.shipment.fs, first.shipment.gs), (DATA, DATA + 8));
+    assert_eq!(first.registers().rbx, 0x0807_0605_0403_0201);
+    assert_eq!(first.registers().r15, 0x1817_1615_1413_1211);
+    assert!(first.saved.len() > 512, "an extended area");
+
+    // In between, the same body runs a thread without any of it.
+    host.map_code(CODE + PAGE, code!("vpxor ymm7, ymm7, ymm7", "int3"));
+    thread.ship(&starting_at(CODE + PAGE), &[]);
+    let other = thread.home(Reason::Fault);
+    assert_eq!((other.shipment.fs, other.shipment.gs), (0, 0));
+
+    thread.ship(&first.shipment, &first.saved);
+    let last = thread.home(Reason::Fault);
+    let mut stored = [0; 40];
+    std::os::unix::fs::FileExt::read_exact_at(&host.memory, &mut stored, DATA + 64).expect("readable");
+    assert_eq!(stored[..32], pattern);
+    assert_eq!(stored[32..], pattern[..8]);
+    assert_eq!(last.registers().r15, first.registers().r15);
+}
+
+#[test]
+fn a_recalled_thread_comes_between_two_instructions() {
+    let Some(host) = host_with(code!("2:", "add qword ptr [rdi], 1", "jmp 2b")) else { return };
+    let thread = host.thread();
+    let mut shipment = thread_at_code();
+    let mut saved = Vec::new();
+    for _ in 0..50 {
+        let tid = thread.ship(&shipment, &saved);
+        let before = host.read(DATA);
+        match thread.hear_until_running(&host, before) {
+            Some(Said::Home(home)) => panic!("it came unasked: {home:?}"),
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+        host.say(Kind::Recall, &Recall { tid });
+        let home = thread.home(Reason::Recalled);
+        assert!((CODE..CODE + 6).contains(&home.registers().rip));
+        (shipment, saved) = (home.shipment, home.saved);
+        shipment.reason = 0;
+    }
+}
+
+impl Thread {
+    /// Answers questions until the number at DATA grows.
+    fn hear_until_running(&self, host: &Host, before: u64) -> Option<Said> {
+        let start = Instant::now();
+        while host.read(DATA) <= before + 10 {
+            assert!(start.elapsed() < Duration::from_secs(20), "it does not run");
+            if self.has_word() {
+                match self.hear() {
+                    Said::Query(address) => self.tell(&self.area(address)),
+                    other => return Some(other),
+                }
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn a_late_recall_harms_nobody() {
+    let Some(host) = host_with(code!("int3", "mov eax, 39", "syscall", "int3")) else { return };
+    let thread = host.thread();
+    let tid = thread.ship(&thread_at_code(), &[]);
+    let home = thread.home(Reason::Fault);
+    // It is home already; and others that never were.
+    for tid in [tid, 1, 0x3fff_fff0] {
+        host.say(Kind::Recall, &Recall { tid });
+    }
+    host.say(Kind::Clocks, &Clocks { real: 0, monotonic: 0, boot: 0 });
+    assert_eq!(host.hear().0, Kind::Clocks as u32, "the recalls have been acted on");
+    thread.ship(&home.shipment, &home.saved);
+    let again = thread.home(Reason::Recalled);
+    assert_eq!(again.registers().rip, home.registers().rip, "nothing of it has run");
+    thread.ship(&again.shipment, &again.saved);
+    assert_eq!(thread.call().rax, 39);
+    thread.result(0);
+    thread.home(Reason::Fault);
+}
+
+#[test]
+fn forgotten_spans_are_asked_for_again() {
+    let Some(host) = host_with(code!("2:", "add qword ptr [rdi], 1", "jmp 2b")) else { return };
+    let thread = host.thread();
+    let tid = thread.ship(&thread_at_code(), &[]);
+    assert!(thread.hear_until_running(&host, 0).is_none());
+    for version in 1..200 {
+        host.layout.lock().unwrap().version = version;
+        let faults = host.faults.load(std::sync::atomic::Ordering::Relaxed);
+        host.say(Kind::Forget, &Forget { version, start: DATA, end: DATA + PAGE });
+        assert_eq!(host.hear().0, Kind::Done as u32);
+        let before = host.read(DATA);
+        assert!(matches!(thread.hear(), Said::Query(DATA)));
+        if version % 2 == 0 {
+            // An answer that was true before.
+            let mut area = thread.area(DATA);
+            area.version = version - 1;
+            thread.tell(&area);
+            assert!(matches!(thread.hear(), Said::Query(DATA)), "it asks again");
+        }
+        assert_eq!(host.read(DATA), before, "nobody reaches it meanwhile");
+        thread.tell(&thread.area(DATA));
+        assert!(thread.hear_until_running(&host, before).is_none());
+        assert!(
+            host.faults.load(std::sync::atomic::Ordering::Relaxed) > faults,
+            "the agent sees the first touch"
+        );
+    }
+    host.layout.lock().unwrap().areas.clear();
+    host.say(Kind::Forget, &Forget { version: 200, start: 0, end: client::SPACE_END });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+    let home = thread.home(Reason::Fault);
+    assert_eq!(signal_of(home.info()), (SIGSEGV, 1));
+    host.say(Kind::Recall, &Recall { tid });
+}
+
+#[test]
+fn files_pages_are_announced_and_withdrawn() {
+    let Some(host) = host_with(code!("mov rax, [rdi]", "mov rax, [rdi + 8192]", "int3")) else { return };
+    host.map(DATA, 16 * PAGE, READ_WRITE, AreaKind::FileCopy);
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    let home = thread.home(Reason::Fault);
+    assert_eq!(*host.told.lock().unwrap(), [(Op::BackFromHome as u64, DATA, 16 * PAGE)]);
+    host.layout.lock().unwrap().version = 1;
+    host.say(Kind::Forget, &Forget { version: 1, start: DATA + 2 * PAGE, end: DATA + 3 * PAGE });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+    let withdrawn = (Op::Unback as u64, DATA + 2 * PAGE, PAGE);
+    assert_eq!(host.told.lock().unwrap()[1..], [withdrawn]);
+    // Only what is missing is mapped anew.
+    let mut again = home.shipment;
+    again.context.registers.rip = CODE;
+    thread.ship(&again, &home.saved);
+    thread.home(Reason::Fault);
+    let announced = (Op::BackFromHome as u64, DATA + 2 * PAGE, PAGE);
+    assert_eq!(host.told.lock().unwrap()[2..], [announced]);
+}
+
+#[test]
+fn a_threads_bases_are_its_own_business() {
+    let Some(host) = host_with(code!(
+        "mov rbx, rdi",
+        "mov esi, 0x1234000",
+        "mov edi, 0x1002",
+        "mov eax, 158",
+        "syscall",
+        "mov rsi, rbx",
+        "mov edi, 0x1003",
+        "mov eax, 158",
+        "syscall",
+        "mov eax, 24",
+        "syscall",
+        "mov rsi, -8",
+        "mov edi, 0x1003",
+        "mov eax, 158",
+        "syscall",
+    )) else {
+        return;
+    };
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    // No call is heard of before the one that cannot be answered here.
+    let home = thread.home(Reason::Call);
+    assert_eq!((home.registers().rax, home.shipment.fs), (158, 0x123_4000));
+    assert_eq!(host.read(DATA), 0x123_4000);
+}
+
+#[test]
+fn terabytes_cost_nothing_until_they_are_touched() {
+    let Some(host) = host_with(code!("2:", "mov [rdi], rdi", "add rdi, rsi", "dec ecx", "jnz 2b", "int3"))
+    else {
+        return;
+    };
+    const BYTES: u64 = 16 << 40;
+    host.map(DATA, BYTES, READ_WRITE, AreaKind::Space);
+    let thread = host.thread();
+    let mut shipment = thread_at_code();
+    shipment.context.registers.rsi = BYTES / 64;
+    shipment.context.registers.rcx = 64;
+    let start = Instant::now();
+    thread.ship(&shipment, &[]);
+    thread.home(Reason::Fault);
+    for part in 0..64 {
+        let address = DATA + part * (BYTES / 64);
+        assert_eq!(host.read(address), address);
+    }
+    host.layout.lock().unwrap().version = 1;
+    host.say(Kind::Forget, &Forget { version: 1, start: DATA, end: DATA + BYTES });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn thousands_of_journeys() {
+    let Some(host) = host_with(code!("2:", "inc qword ptr [rdi]", "int3", "jmp 2b")) else { return };
+    let thread = host.thread();
+    let (mut shipment, mut saved) = (thread_at_code(), Vec::new());
+    const JOURNEYS: u64 = 5000;
+    let start = Instant::now();
+    for journey in 1..=JOURNEYS {
+        thread.ship(&shipment, &saved);
+        let home = thread.home(Reason::Fault);
+        assert_eq!(home.registers().rip, CODE + 4);
+        (shipment, saved) = (home.shipment, home.saved);
+        if journey % 1000 == 0 {
+            assert_eq!(host.read(DATA), journey);
+        }
+    }
+    println!("{:.1} us a journey", start.elapsed().as_secs_f64() * 1e6 / JOURNEYS as f64);
+}
+
+#[test]
+fn calls_in_a_row() {
+    let Some(host) = host_with(code!("2:", "mov eax, 39", "syscall", "dec rbx", "jnz 2b", "int3")) else {
+        return;
+    };
+    const CALLS: u64 = 5000;
+    let thread = host.thread();
+    let mut shipment = thread_at_code();
+    shipment.context.registers.rbx = CALLS;
+    thread.ship(&shipment, &[]);
+    let start = Instant::now();
+    for value in 0..CALLS {
+        assert_eq!(thread.call().rbx, CALLS - value);
+        thread.result(value);
+    }
+    println!("{:.1} us a call", start.elapsed().as_secs_f64() * 1e6 / CALLS as f64);
+    assert_eq!(thread.home(Reason::Fault).registers().rax, CALLS - 1);
+}
+
+#[test]
+fn threads_share_what_is_mapped_while_it_is_taken_away() {
+    const THREADS: u64 = 8;
+    const ROUNDS: u64 = 100_000;
+    let Some(host) = host_with(code!(
+        "2:",
+        "lock add qword ptr [rdi], 1",
+        "add qword ptr [rsi], 1",
+        "dec rcx",
+        "jnz 2b",
+        "int3",
+    )) else {
+        return;
+    };
+    host.map(DATA, 64 * PAGE, READ_WRITE, AreaKind::Space);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let host = &host;
+                scope.spawn(move || {
+                    let thread = host.thread();
+                    let mut shipment = thread_at_code();
+                    shipment.context.registers.rsi = DATA + (1 + number) * PAGE;
+                    shipment.context.registers.rcx = ROUNDS;
+                    thread.ship(&shipment, &[]);
+                    thread.home(Reason::Fault);
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut version = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                version += 1;
+                let first = version % 16;
+                host.layout.lock().unwrap().version = version;
+                host.say(
+                    Kind::Forget,
+                    &Forget { version, start: DATA + first * PAGE, end: DATA + (first + 1) * PAGE },
+                );
+                assert_eq!(host.hear().0, Kind::Done as u32);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok));
+    });
+    assert_eq!(host.read(DATA), THREADS * ROUNDS);
+    for number in 0..THREADS {
+        assert_eq!(host.read(DATA + (1 + number) * PAGE), ROUNDS);
+    }
+}
+
+#[test]
+fn the_space_channel_is_answered() {
+    let Some(host) = host_with(code!("int3")) else { return };
+    host.say(Kind::Hello, &Hello { space: SPACE, cpu: 1, version: ship::VERSION });
+    let (kind, body) = host.hear();
+    let hello: Hello = value_of(&body);
+    assert_eq!((kind, hello.space, hello.version), (Kind::Hello as u32, SPACE, ship::VERSION));
+    host.say(Kind::Hello, &hello);
+    assert_eq!(value_of::<Hello>(&host.hear().1).cpu, hello.cpu, "always the same word");
+
+    host.say(Kind::Clocks, &Clocks { real: 0, monotonic: 0, boot: 0 });
+    let clocks: Clocks = value_of(&host.hear().1);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    assert!(now.abs_diff(clocks.real) < 10_000_000_000, "this host's own clock");
+    assert!(clocks.monotonic > 0 && clocks.boot >= clocks.monotonic);
+
+    // PRIVATE_EXPEDITED, which this process has not registered for.
+    host.say(Kind::Barrier, &Barrier { command: 8, flags: 0 });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+}
+
+#[test]
+fn bodies_end_with_their_channels_and_the_process_with_its_own() {
+    let Some(mut host) = host_with(code!("2:", "pause", "jmp 2b")) else { return };
+    for _ in 0..3 {
+        let threads: Vec<_> = (0..40).map(|_| host.thread()).collect();
+        wait_until("forty bodies", || host.threads() == 41);
+        drop(threads);
+        wait_until("no bodies", || host.threads() == 1);
+    }
+    let running = host.thread();
+    running.ship(&thread_at_code(), &[]);
+    host.close_space_channel();
+    assert_eq!(host.ended().code(), Some(0));
+
+    let Some(mut host) = host_with(code!("int3")) else { return };
+    host.close_door();
+    assert_eq!(host.ended().code(), Some(0));
+}
+
+#[test]
+fn a_thread_whose_home_goes_away_ends() {
+    let Some(host) = host_with(code!("mov eax, 39", "syscall", "int3")) else { return };
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    thread.call();
+    drop(thread);
+    wait_until("the body ends", || host.threads() == 1);
+}
+
+#[test]
+fn no_call_of_the_program_reaches_this_hosts_kernel() {
+    // Whatever the number, but for 335 and 336 (uretprobe, uprobe), which seccomp does not see, and which are SIGILL.
+    let Some(host) =
+        host_with(code!("2:", "mov eax, ebx", "syscall", "inc ebx", "cmp ebx, ebp", "jb 2b", "int3"))
+    else {
+        return;
+    };
+    let thread = host.thread();
+    for numbers in [0..335, 337..600] {
+        let mut shipment = thread_at_code();
+        let registers = &mut shipment.context.registers;
+        (registers.rdi, registers.rbx, registers.rbp) = (0, numbers.start, numbers.end);
+        thread.ship(&shipment, &[]);
+        for number in numbers.filter(|number| *number != u64::from(nr::SCHED_YIELD)) {
+            match thread.answer_until() {
+                Said::Call(registers) => {
+                    assert_eq!(registers.rax, number);
+                    thread.result(0);
+                }
+                Said::Home(home) => {
+                    assert_eq!((home.reason, home.registers().rax), (Reason::Call as u64, number));
+                    thread.ship(&home.shipment, &home.saved);
+                }
+                Said::Query(address) => panic!("{address:x}"),
+            }
+        }
+        assert_eq!(thread.home(Reason::Fault).info().signal, SIGTRAP);
+    }
+}
