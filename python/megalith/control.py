@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self, assert_never
 
 from megalith.exceptions import AgentError, JoinError
-from megalith.report import HostFigures
+from megalith.report import HostFigures, ThreadFigures
 
 LINE_BYTES_MAX: Final = 1 << 20
 
@@ -50,6 +50,8 @@ class Status:
     """A sign of life, with figures."""
 
     hosts: tuple[HostFigures, ...]
+    threads: tuple[ThreadFigures, ...] = ()
+    """In spread mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Closed:
     """The machine has ended as asked; the last figures."""
 
     hosts: tuple[HostFigures, ...]
+    threads: tuple[ThreadFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +91,18 @@ def parse_event(line: bytes) -> Event:
         data = json.loads(line)
         match data["event"]:
             case "opened":
-                hosts = data["hosts"]
-                return Opened(tuple(HostFigures(str(h["name"]), int(h["budget"])) for h in hosts))
+                return Opened(tuple(HostFigures.opened(host) for host in data["hosts"]))
             case "failed":
                 host = data.get("host")
                 return Failed(str(data["kind"]), None if host is None else str(host), str(data["detail"]))
             case "status":
-                return Status(_figures(data))
+                return Status(_figures(data), _threads(data))
             case "lost":
                 return Lost(str(data["host"]), str(data["detail"]))
             case "full":
                 return Full(_figures(data))
             case "closed":
-                return Closed(_figures(data))
+                return Closed(_figures(data), _threads(data))
             case other:
                 raise ValueError(f"unknown event {other!r}")
     except (ValueError, KeyError, TypeError) as error:
@@ -110,6 +112,10 @@ def parse_event(line: bytes) -> Event:
 
 def _figures(data: dict[str, Any]) -> tuple[HostFigures, ...]:
     return tuple(HostFigures.from_wire(host) for host in data["hosts"])
+
+
+def _threads(data: dict[str, Any]) -> tuple[ThreadFigures, ...]:
+    return tuple(ThreadFigures.from_wire(thread) for thread in data.get("threads", ()))
 
 
 class Control:
@@ -182,6 +188,10 @@ class Control:
                 case _ as never:
                     assert_never(never)
         raise AgentError(f"the home host's agent has not answered for {join_timeout_s + lost_after_s:g} s")
+
+    def move(self, pid: int, tid: int, host: int) -> None:
+        """Orders a thread to the host of that number (home is 0). Where it went, the next :class:`Status` says."""
+        self._send({"op": "move", "pid": pid, "thread": tid, "host": host})
 
     def close(self) -> None:
         """Asks for the machine's end; :class:`Closed` follows."""

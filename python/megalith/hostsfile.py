@@ -81,6 +81,16 @@ def valid_address(address: str, *, port_min: int = 1) -> bool:
     return match is not None and port_min <= int(match[2]) <= 65535
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only this computer can be meant by ``address``."""
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(address.rsplit(":", 1)[0].strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def read_hosts(path: Path) -> Hosts:
     """Reads and checks a hosts file."""
     try:

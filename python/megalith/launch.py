@@ -1,8 +1,8 @@
 """Finding a program as a shell would, and starting it under the runtime.
 
 The runtime is an executable kept in memory. It is started with the program's own arguments, directory,
-open files and environment, plus three variables that tell it what to load and where (crates/client);
-it removes them before the program sees its environment.
+open files and environment, plus variables that tell it what to load, where, and where threads go (crates/client,
+``env``); it removes them before the program sees its environment.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from typing import Final
 from megalith import _core
 from megalith.exceptions import AgentError, ProgramNotExecutable, ProgramNotFound
 from megalith.paths import CLIENT_SOCKET
+from megalith.placement import Spread
 from megalith.processes import has_ended
 
 ENV_SOCKET: Final = "MEGALITH_CLIENT_SOCKET"
 ENV_MACHINE: Final = "MEGALITH_MACHINE"
 ENV_PROGRAM: Final = "MEGALITH_PROGRAM"
+ENV_SPREAD: Final = "MEGALITH_SPREAD"
+ENV_CPUS: Final = "MEGALITH_CPUS"
+ENV_VIEW: Final = "MEGALITH_VIEW"
+
+ENV_WAIT_POLICY: Final = "OMP_WAIT_POLICY"
+"""OpenMP threads wait by spinning on a shared word, which across hosts is a fight over its page. What the user has set
+(or GOMP_SPINCOUNT, which goes before it) stays."""
 
 _MFD_EXEC: Final = 0x10
 """linux/memfd.h; Python 3.11 does not name it."""
@@ -156,16 +164,22 @@ def start(
     environment: Mapping[str, str],
     files: Mapping[int, int],
     signal_mask: Sequence[int],
+    spread: Spread | None = None,
 ) -> Child:
     """Starts ``program`` under the runtime, a client of the agent in ``directory``.
 
     ``files`` says what stands in for standard input, output and error (0, 1, 2); all else that this
-    process would hand down to a child, it does.
+    process would hand down to a child, it does. With ``spread``, threads may run on other hosts.
     """
-    variables = dict(environment)
+    variables = {name: value for name, value in environment.items() if name not in (ENV_SPREAD, ENV_CPUS, ENV_VIEW)}
     variables[ENV_SOCKET] = str(directory / CLIENT_SOCKET)
     variables[ENV_MACHINE] = machine
     variables[ENV_PROGRAM] = program.path
+    if spread is not None:
+        variables[ENV_SPREAD] = ",".join(map(str, spread.starts))
+        variables[ENV_CPUS] = ",".join(map(str, spread.cpus))
+        variables[ENV_VIEW] = str(spread.view)
+        variables.setdefault(ENV_WAIT_POLICY, "passive")
     try:
         image = runtime_file()
         try:

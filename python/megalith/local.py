@@ -63,6 +63,11 @@ class LocalHosts:
         return self._members
 
     @property
+    def directory(self) -> Path:
+        """Private to this run, and gone after it, however it ends."""
+        return self._directory
+
+    @property
     def home_directory(self) -> Path:
         return self._agents[0].directory
 

@@ -19,6 +19,8 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
+_PF_EXITING: Final = 0x4
+"""Of a process's flags in its ``stat`` (linux/sched.h)."""
 
 
 def _prctl(option: int, argument: object) -> None:
@@ -112,6 +114,16 @@ def reap(pids: Iterable[int], timeout_s: float) -> None:
         if not left or time.monotonic() >= deadline:
             return
         time.sleep(0.005)
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process is on its way out or gone: it closes its files before its children get another parent."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text(errors="replace")
+    except OSError:
+        return True
+    # state ppid pgrp session tty_nr tpgid flags …, after the name's last bracket.
+    return int(stat[stat.rindex(")") + 2 :].split()[6]) & _PF_EXITING != 0
 
 
 def name_of(pid: int) -> str:

@@ -45,6 +45,52 @@ class FaultTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class HotPage:
+    """A page that hosts take from each other again and again."""
+
+    page: int
+    """Its address."""
+    pid: int
+    """The process whose page it is."""
+    moves: int
+    """How often it has come to this host, or been called away from it, since the run began."""
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> HotPage:
+        return cls(_count(data["page"]), _count(data["pid"]), _count(data["moves"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadFigures:
+    """One thread of the program, in spread mode."""
+
+    pid: int
+    tid: int
+    name: str
+    host: str
+    """Where it runs."""
+    cpu_ms: int
+    """CPU time since it began, on all hosts."""
+    moves: int
+    """How often it has changed hosts."""
+    why: str
+    """What brought it there."""
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> ThreadFigures:
+        """Reads what an agent says of a thread; raises KeyError, TypeError or ValueError if it is not that."""
+        return cls(
+            pid=_count(data["pid"]),
+            tid=_count(data["tid"]),
+            name=str(data["name"]),
+            host=str(data["host"]),
+            cpu_ms=_count(data["cpu_ms"]),
+            moves=_count(data["moves"]),
+            why=str(data["why"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class HostFigures:
     """One host's part in the machine. Memory in bytes, the rest in pages, as the names say."""
 
@@ -65,18 +111,50 @@ class HostFigures:
     handed_over_pages: int = 0
     received_pages: int = 0
     fault_us: FaultTimes = FaultTimes()
+    cpus: int | None = None
+    """CPUs that its agent may use; ``None``: it does not say."""
+    load: float | None = None
+    """How many of them were busy lately, with whatever."""
+    threads: int | None = None
+    """Threads of the program that run here; ``None`` in expand mode."""
+    invalidated_pages: int | None = None
+    """Copies that were taken away because another host writes."""
+    forwarded_pages: int | None = None
+    """Pages that were given away because another host wants them."""
+    dwelled: int | None = None
+    """How often another host had to wait because a page had only just come here."""
+    hot: tuple[HotPage, ...] = ()
+    """The pages that are fought over most."""
+
+    @classmethod
+    def opened(cls, data: dict[str, Any]) -> HostFigures:
+        """What is known of a host when the machine is made: its name, budget and CPUs."""
+        cpus = data.get("cpus")
+        return cls(str(data["name"]), _count(data["budget"]), cpus=None if cpus is None else _count(cpus))
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> HostFigures:
         """Reads what an agent says of a host; raises KeyError, TypeError or ValueError if it is not that."""
-        counts = {
-            field.name: _count(data[field.name])
-            for field in dataclasses.fields(cls)
-            if field.name not in ("name", "faults", "fault_us")
-        }
+        counts = {name: _count(data[name]) for name in _COUNTS}
         faults = Faults(**{f.name: _count(data["faults"][f.name]) for f in dataclasses.fields(Faults)})
-        times = FaultTimes(*(_microseconds(data["fault_us"][key]) for key in ("p50", "p99")))
-        return cls(name=str(data["name"]), faults=faults, fault_us=times, **counts)
+        times = FaultTimes(*(_amount(data["fault_us"][key]) for key in ("p50", "p99")))
+        return cls(
+            name=str(data["name"]),
+            faults=faults,
+            fault_us=times,
+            load=_amount(data.get("load")),
+            hot=tuple(HotPage.from_wire(page) for page in data.get("hot", ())),
+            **counts,
+            **{name: _count(data[name]) for name in _LATER_COUNTS if name in data},
+        )
+
+
+_COUNTS: Final = (
+    *("budget", "held", "peak", "mapped", "stowed", "stowed_pages", "bytes_in", "bytes_out"),
+    *("evicted_pages", "handed_over_pages", "received_pages"),
+)
+_LATER_COUNTS: Final = ("cpus", "invalidated_pages", "forwarded_pages", "dwelled")
+"""What agents that keep threads at home need not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +200,9 @@ def _count(value: Any) -> int:
     return value
 
 
-def _microseconds(value: Any) -> float | None:
+def _amount(value: Any) -> float | None:
     if value is None:
         return None
     if type(value) not in (int, float) or value < 0:
-        raise ValueError(f"{value!r} is not a time")
+        raise ValueError(f"{value!r} is not an amount")
     return float(value)

@@ -27,12 +27,14 @@ from megalith.exceptions import (
     MemoryExhausted,
     PermissionMissing,
 )
-from megalith.hostsfile import HOSTS_MAX, Hosts, read_hosts
+from megalith.hostsfile import HOSTS_MAX, Hosts, is_loopback, read_hosts
 from megalith.local import LocalHosts
 from megalith.paths import CONTROL_SOCKET
-from megalith.report import EndedBy, HostFigures, Report
+from megalith.placement import Threads, arrange
+from megalith.report import EndedBy, HostFigures, Report, ThreadFigures
 from megalith.signals import Signals
 from megalith.sizes import format_size, parse_budget
+from megalith.spreading import Spreading, spreading
 from megalith.tell import tell
 
 HEARTBEAT_S: Final = 0.5
@@ -61,6 +63,9 @@ class Options:
     hosts: int | Path
     memory_per_host: str | int | None = None
     home: str | None = None
+    threads: Threads = "auto"
+    threads_on: Sequence[str] = ()
+    explain: bool = False
     heartbeat_s: float = HEARTBEAT_S
     lost_after_s: float = LOST_AFTER_S
     environment: Mapping[str, str] | None = None
@@ -75,6 +80,8 @@ def run(
     hosts: int | str | Path = 1,
     memory_per_host: str | int | None = None,
     home: str | None = None,
+    threads: Threads = "auto",
+    threads_on: Sequence[str] = (),
     heartbeat_s: float = HEARTBEAT_S,
     lost_after_s: float = LOST_AFTER_S,
     env: Mapping[str, str] | None = None,
@@ -91,6 +98,10 @@ def run(
         memory_per_host: budget of each host on this computer, such as ``"2G"`` (default: a fair share of
             what is available).
         home: the name of the home host, where not the first of the hosts file.
+        threads: ``"expand"`` keeps the program's threads on the home host; ``"spread"`` starts new ones on all
+            hosts; ``"auto"`` lets the scheduler move them when the home host's CPUs are full, and is the same as
+            ``"expand"`` where no other host has CPUs to offer (as with hosts on this computer).
+        threads_on: with ``"spread"``, the names of the hosts on which new threads start.
         heartbeat_s: how often hosts tell each other that they live.
         lost_after_s: a host that has been silent for so long is lost.
         env: the program's environment, in place of this process's.
@@ -114,6 +125,8 @@ def run(
         hosts=hosts if isinstance(hosts, int) else Path(hosts),
         memory_per_host=memory_per_host,
         home=home,
+        threads=threads,
+        threads_on=threads_on,
         heartbeat_s=heartbeat_s,
         lost_after_s=lost_after_s,
         environment=env,
@@ -138,8 +151,19 @@ def run_with(argv: Sequence[str], options: Options) -> Completed:
                 lost_after_s=options.lost_after_s,
                 join_timeout_s=JOIN_TIMEOUT_S,
             )
-            run = _Run(tuple(argv), machine, opened.hosts, control, place, options)
-            with _adopting(options.adopt_orphans) as known:
+            placement = arrange(
+                opened.hosts,
+                threads=options.threads,
+                threads_on=options.threads_on,
+                one_computer=place.one_computer,
+            )
+            if options.explain:
+                tell(f"megalith: {placement.why}")
+            with (
+                spreading(placement, opened.hosts, place.private) as spread,
+                _adopting(options.adopt_orphans) as known,
+            ):
+                run = _Run(tuple(argv), machine, opened.hosts, control, place, options, spread)
                 with signals.starting():
                     child = launch.start(
                         program,
@@ -148,6 +172,7 @@ def run_with(argv: Sequence[str], options: Options) -> Completed:
                         environment=environment,
                         files=options.files or {},
                         signal_mask=signals.mask,
+                        spread=spread.told if spread else None,
                     )
                     signals.forward_to(child)
                 return run.supervise(child, known, signals)
@@ -161,6 +186,16 @@ class _Place:
     members: list[Member]
     local: LocalHosts | None
     hosts: Hosts | None
+
+    @property
+    def private(self) -> Path | None:
+        """A directory that goes away with the run."""
+        return self.local.directory if self.local else None
+
+    @property
+    def one_computer(self) -> bool:
+        """Whether all hosts share this computer's CPUs."""
+        return all(is_loopback(member.address) for member in self.members)
 
     def connect(self) -> Control:
         try:
@@ -247,6 +282,7 @@ class _Run:
         control: Control,
         place: _Place,
         options: Options,
+        spread: Spreading | None,
     ) -> None:
         self._argv = argv
         self._machine = machine
@@ -254,6 +290,7 @@ class _Run:
         self._control = control
         self._place = place
         self._options = options
+        self._spread = spread
         self._started = datetime.now(UTC)
         self._started_s = time.monotonic()
         self._lost: Lost | None = None
@@ -316,12 +353,12 @@ class _Run:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Status(hosts):
-                self._see(hosts)
+            case Status(hosts, threads):
+                self._see(hosts, threads)
                 if self._options.watch is not None:
-                    self._options.watch(hosts)
-            case Closed(hosts):
-                self._see(hosts)
+                    self._options.watch(self._hosts)
+            case Closed(hosts, threads):
+                self._see(hosts, threads)
                 self._closed = True
             case Lost():
                 self._lost = self._lost or event
@@ -336,10 +373,10 @@ class _Run:
             case _ as never:
                 assert_never(never)
 
-    def _see(self, hosts: tuple[HostFigures, ...]) -> None:
+    def _see(self, hosts: tuple[HostFigures, ...], threads: tuple[ThreadFigures, ...]) -> None:
         # What a full machine held is what counts, not what is left once its program has been killed.
         if not self._full:
-            self._hosts = hosts
+            self._hosts = self._spread.see(hosts, threads) if self._spread else hosts
 
     def _end_family(self, child: launch.Child, ended: bool, known: set[int] | None) -> None:
         """Ends the program, if it has not, and every process it left behind."""

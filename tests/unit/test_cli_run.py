@@ -101,6 +101,8 @@ def test_programs_that_cannot_be_run(cli: Cli, tmp_path: Path) -> None:
         (["--home", "a"], "--home is for --hosts"),
         (["--hosts", "x", "--memory-per-host", "1G"], "--memory-per-host is for --local"),
         (["--frobnicate"], "megalith run: unrecognized arguments: --frobnicate"),
+        (["--spread", "--expand"], "argument --expand: not allowed with argument --spread"),
+        (["--threads-on", "a,,b"], "argument --threads-on: '' is not a name"),
         (["--report", "/nowhere/r"], "--report /nowhere/r: No such file or directory"),
     ],
 )
@@ -295,3 +297,44 @@ def test_a_directory_of_our_name_is_not_us(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "megalith").mkdir()
     (tmp_path / "megalith" / "__init__.py").write_text("raise SystemExit('wrong one')")
     assert cli(*LOCAL, "--quiet", "--", "true", cwd=tmp_path).returncode == 0
+
+
+SHOW = 'env | grep -E "MEGALITH_(SPREAD|CPUS)|OMP_" | sort; [ -z "$MEGALITH_VIEW" ] || cat "$MEGALITH_VIEW/sysinfo"'
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--spread"], "MEGALITH_CPUS=2,2\nMEGALITH_SPREAD=1,0\nOMP_WAIT_POLICY=passive\n134217728"),
+        (["--threads-on", "host2"], "MEGALITH_CPUS=2,2\nMEGALITH_SPREAD=1\nOMP_WAIT_POLICY=passive\n134217728"),
+        (["--expand"], ""),
+        (["--auto"], ""),
+        ([], ""),
+    ],
+)
+def test_what_the_runtime_is_told_of_threads(cli: Cli, words: list[str], shown: str) -> None:
+    cli.environment["MEGALITH_SPREAD"] = "9"  # Of another run, whose program this one is.
+    done = cli(*LOCAL, *words, "--quiet", "--", "sh", "-c", SHOW)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(shown) if shown else done.stdout == ""
+    assert cli.leftovers() == []
+
+
+def test_openmp_waits_as_the_user_says(cli: Cli) -> None:
+    cli.environment["OMP_WAIT_POLICY"] = "active"
+    assert "OMP_WAIT_POLICY=active" in cli(*LOCAL, "--spread", "--quiet", "--", "sh", "-c", SHOW).stdout
+
+
+def test_explain_says_where_threads_go(cli: Cli) -> None:
+    for words, line in [
+        (["--auto"], "megalith: threads stay on host1: the machine is this computer alone\n"),
+        (["--spread"], "megalith: threads start on host1 (2 CPUs), host2 (2 CPUs)\n"),
+    ]:
+        assert cli(*LOCAL, *words, "--explain", "--quiet", "--", "true").stderr == line
+
+
+def test_threads_on_a_host_that_is_none(cli: Cli) -> None:
+    done = cli(*LOCAL, "--threads-on", "host1,host9", "--", "true")
+    assert done.returncode == 125
+    assert done.stderr == "megalith: --threads-on host9: no such host; the machine has host1, host2\n"
+    assert cli.leftovers() == []

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from typing import Any
 
 from cli_driver import Cli
 from megalith.live import LiveDisplay
@@ -18,7 +19,7 @@ from megalith.render import format_count, format_seconds, report_text
 from megalith.report import Faults, FaultTimes, HostFigures, Report
 
 
-def host(name: str, **figures: int) -> HostFigures:
+def host(name: str, **figures: Any) -> HostFigures:
     return HostFigures(name, 100 << 20, **figures, faults=Faults(1, 2, 3, 4, 5), fault_us=FaultTimes(12.4, 2345.0))
 
 

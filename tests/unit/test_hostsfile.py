@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megalith.exceptions import HostsFileError
-from megalith.hostsfile import read_hosts, valid_address
+from megalith.hostsfile import is_loopback, read_hosts, valid_address
 
 A = '[[host]]\nname = "a"\naddress = "10.0.0.1:7070"\n'
 B = '[[host]]\nname = "b"\naddress = "10.0.0.2:7070"\n'
@@ -94,3 +94,8 @@ def test_addresses(address: str) -> None:
 )
 def test_what_is_no_address(address: str) -> None:
     assert not valid_address(address)
+
+
+def test_this_computers_own_addresses() -> None:
+    for address, ours in {"127.0.0.1:1": True, "[::1]:1": True, "10.0.0.1:1": False, "localhost:1": False}.items():
+        assert is_loopback(address) is ours

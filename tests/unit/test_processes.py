@@ -76,3 +76,13 @@ def test_names_with_brackets_do_not_confuse(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_who_is_ending() -> None:
+    """A run that is killed closes its pipes first and gives its agents away last; they clean up in either case."""
+    assert not processes.is_ending(os.getpid())
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert processes.is_ending(process.pid), "a zombie"
+    process.wait()
+    assert processes.is_ending(process.pid)

@@ -102,8 +102,8 @@ def main(arguments: argparse.Namespace) -> int:
     finally:
         with suppress(OSError):
             directory.rmdir()  # Stays if it holds anything that is not the agent's.
-        if arguments.stop_fd is not None and os.getppid() != parent:
-            _clean_for(directory.parent)
+        if arguments.stop_fd is not None:
+            _clean_after(parent, directory.parent)
     return 0
 
 
@@ -132,11 +132,13 @@ def _stop_with_parent(stop_fd: int, stop_write: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _clean_for(directory: Path) -> None:
+def _clean_after(parent: int, directory: Path) -> None:
     """Takes away what a run that was killed could not (see megalith.local)."""
     import shutil
 
-    if directory.name.startswith("megalith-"):
+    from megalith.processes import is_ending
+
+    if (os.getppid() != parent or is_ending(parent)) and directory.name.startswith("megalith-"):
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -150,22 +152,14 @@ def _announce(ready_read: int, name: str, budget: ByteCount, ready_fd: int | Non
         os.write(ready_fd, line)
         os.close(ready_fd)
         return
+    from megalith.hostsfile import is_loopback
     from megalith.sizes import format_size
 
     address = json.loads(line)["address"]
     print(f"megalith agent: {name} listens on {address} with {format_size(budget)}", file=sys.stderr, flush=True)
-    if not _is_loopback(address):
+    if not is_loopback(address):
         print(
             "megalith agent: traffic between hosts is not encrypted yet: use a network you trust",
             file=sys.stderr,
             flush=True,
         )
-
-
-def _is_loopback(address: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(address.rsplit(":", 1)[0].strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -35,6 +35,11 @@ def seconds(text: str) -> float:
     return value
 
 
+def host_names(text: str) -> list[str]:
+    """Names of hosts, separated by commas."""
+    return [host_name(word) for word in text.split(",")]
+
+
 def host_name(text: str) -> str:
     """A host's name."""
     if not NAME.fullmatch(text):

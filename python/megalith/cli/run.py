@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     from megalith.report import Report
     from megalith.runner import Completed, Options
 
-EXIT_CODES = """\
+EPILOG = """\
+where threads run:
+  --expand  on the home host, all of them; other hosts give memory alone. System calls cost what they
+            cost natively.
+  --spread  new threads start on all hosts in turn, as many as each has CPUs, and stay there. It pays for
+            threads that compute, mostly each on memory of its own. Every system call of the program is
+            caught (some microseconds each), and those of a thread that is away are made at home.
+  --auto    threads start at home, and the scheduler moves some to other hosts when the home host's CPUs
+            are full, and back when that does not pay. Where no other host has CPUs to offer (one host,
+            --local) it is --expand; elsewhere system calls cost what they cost with --spread: choose
+            --expand for a program of few threads and many calls.
+In spread mode a program sees the CPUs and memory of all hosts (nproc, lscpu, free, numactl -H), each host
+as a NUMA node; hosts of --local share this computer's CPUs. OMP_WAIT_POLICY is passive unless it is set.
+
 exit codes:
   the program's own, or 128 + n if signal n ended it; and
   120  a host was lost; the program was killed
@@ -37,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run a program on the memory of many hosts",
         usage="megalith run [options] -- PROGRAM [ARGUMENT …]",
         description="Runs an unmodified program; its memory spreads over the hosts of the machine.",
-        epilog=EXIT_CODES,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -58,6 +71,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--home", metavar="NAME", help="the home host, if not the first in FILE; its agent runs on this computer"
     )
+    threads = parser.add_mutually_exclusive_group()
+    threads.add_argument(
+        "--auto",
+        dest="threads",
+        action="store_const",
+        const="auto",
+        help="threads move to other hosts when that pays (default)",
+    )
+    threads.add_argument(
+        "--expand", dest="threads", action="store_const", const="expand", help="threads stay on the home host"
+    )
+    threads.add_argument(
+        "--spread", dest="threads", action="store_const", const="spread", help="threads start on all hosts"
+    )
+    threads.add_argument(
+        "--threads-on",
+        metavar="HOST,…",
+        type=options.host_names,
+        default=[],
+        help="threads start on these hosts (the first thread is at home all the same)",
+    )
+    parser.add_argument("--explain", action="store_true", help="say on stderr where threads go, and why")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write the report to FILE, as JSON")
     parser.add_argument("--json", action="store_true", help="the report on stderr is one line of JSON")
     parser.add_argument("--quiet", action="store_true", help="no live display and no report on stderr")
@@ -76,7 +111,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="hosts show that they live every SEC seconds (default: 0.5)",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.set_defaults(main=main, parser=parser)
+    parser.set_defaults(main=main, parser=parser, threads=None)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -101,6 +136,9 @@ def main(arguments: argparse.Namespace) -> int:
                 hosts=arguments.hosts or arguments.local or 1,
                 memory_per_host=arguments.memory_per_host,
                 home=arguments.home,
+                threads=arguments.threads or ("spread" if arguments.threads_on else "auto"),
+                threads_on=arguments.threads_on,
+                explain=arguments.explain,
                 heartbeat_s=arguments.heartbeat,
                 lost_after_s=arguments.lost_after,
                 adopt_orphans=True,

@@ -7,6 +7,7 @@ What it shall do out of the ordinary is said in the environment variable FAKE, a
     {"probe": {…}}                                    another answer of probe_userfaultfd
     {"refuse": "text", "of": "host2"}                 serve_agent raises RuntimeError
     {"mute_s": 60}                                    `open` is answered late
+    {"cpus": {"b": 8}}                                CPUs of hosts, where not 4
 
 FAKE_FAIL=version (or another kind) is `fail` for host b.
 """
@@ -149,8 +150,12 @@ class _Machine:
                 self.say("failed", kind="unreachable", host=member["name"], detail=f"{member['address']}: {error}")
                 return False
         self.members = names
-        self.say("opened", hosts=[{"name": name, "budget": self.budget} for name in names])
+        self.say("opened", hosts=[{"name": name, "budget": self.budget, "cpus": self.cpus(name)} for name in names])
         return True
+
+    def cpus(self, name: str) -> int:
+        cpus: int = self.wish.get("cpus", {}).get(name, 4)
+        return cpus
 
     def misbehave(self, now_s: float) -> bool:
         """Whether the machine is over."""
