@@ -11,10 +11,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use fabric::{ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Listener, MachineId, TcpMesh};
+use fabric::{
+    ClusterId, Fabric, FabricError, Host, HostId, Inbox, Invitation, Listener, MachineId, TakeChannel,
+    TcpMesh,
+};
 use pager::Budget;
 use parking_lot::Mutex;
 
+use crate::bodies::Nursery;
 use crate::clients::{self, ClientListener};
 use crate::control;
 use crate::machine::{End, Machine, Mailbox};
@@ -43,6 +47,8 @@ pub struct Config {
     pub budget: u64,
     /// Agents of another cluster are refused.
     pub cluster: ClusterId,
+    /// The executable of body processes (docs/spread.md).
+    pub runtime: &'static [u8],
 }
 
 /// Why an agent could not start or go on.
@@ -101,6 +107,7 @@ impl std::error::Error for AgentError {
 pub struct Agent {
     name: String,
     budget: Arc<Budget>,
+    nursery: Arc<Nursery>,
     machines: Mutex<HashMap<MachineId, Kept>>,
     listener: OnceLock<Listener>,
     /// For the threads that keep machines.
@@ -136,9 +143,11 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
     for path in [&control_path, &client_path] {
         remove_dead_socket(path)?;
     }
+    let absolute = std::path::absolute(&client_path).map_err(at(&client_path))?;
     let agent = Arc::new_cyclic(|me| Agent {
         name: config.name.clone(),
         budget: Arc::new(Budget::new(config.budget)),
+        nursery: Arc::new(Nursery::new(config.runtime, absolute)),
         machines: Mutex::default(),
         listener: OnceLock::new(),
         me: me.clone(),
@@ -235,7 +244,7 @@ fn accept_clients(agent: &Arc<Agent>, listener: &ClientListener) {
         let agent = agent.clone();
         let spawned = std::thread::Builder::new()
             .name("client".into())
-            .spawn(move || clients::serve(&connection, |id| agent.machine(id)));
+            .spawn(move || clients::serve(connection, |id| agent.machine(id)));
         if let Err(error) = spawned {
             eprintln!("megalith agent: no thread for a client: {error}");
         }
@@ -265,7 +274,8 @@ impl Agent {
     pub fn make(&self, invitation: Invitation) -> Result<(Arc<Machine>, Receiver<End>), String> {
         let id = invitation.machine;
         let (sender, receiver) = mpsc::channel();
-        let machine = Machine::new(invitation, self.budget.clone(), sender).map_err(|e| e.to_string())?;
+        let machine = Machine::new(invitation, self.budget.clone(), self.nursery.clone(), sender)
+            .map_err(|e| e.to_string())?;
         self.keep(id, machine.clone(), None)?;
         Ok((machine, receiver))
     }
@@ -289,6 +299,7 @@ impl Agent {
             if let Some(fabric) = kept.machine.fabric() {
                 fabric.shutdown();
             }
+            kept.machine.wait_for_bodies();
         }
     }
 
@@ -308,11 +319,16 @@ impl Host for Agent {
 
     fn join(&self, invitation: &Invitation) -> Result<Arc<dyn Inbox>, String> {
         let (sender, receiver) = mpsc::channel();
-        let machine =
-            Machine::new(invitation.clone(), self.budget.clone(), sender).map_err(|e| e.to_string())?;
+        let machine = Machine::new(invitation.clone(), self.budget.clone(), self.nursery.clone(), sender)
+            .map_err(|e| e.to_string())?;
         let inbox = Arc::new(Mailbox(Arc::downgrade(&machine)));
         self.keep(invitation.machine, machine, Some(receiver))?;
         Ok(inbox)
+    }
+
+    fn channel(&self, id: MachineId, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
+        let machine = self.machine(id).ok_or_else(|| format!("machine {id} is not here"))?;
+        machine.channel(from, words)
     }
 
     fn joined(&self, id: MachineId, fabric: Arc<TcpMesh>) {

@@ -47,6 +47,8 @@ pub struct Counters {
     pub handed_over_pages: u64,
     /// Pages that came from another host for want of room there.
     pub received_pages: u64,
+    /// Messages about pages that were held back, to let the page dwell or its bytes come.
+    pub dwelled: u64,
 }
 
 impl Counters {

@@ -2,12 +2,15 @@
 //!
 //! Data flows one way: a client's fault ([`clients`]) → [`machine`] → [`state`], where the protocol and the pager meet
 //! → the fabric → another host's [`machine`] → and back. [`evictor`] makes room; [`control`] is where Python speaks
-//! to us.
+//! to us. For threads on several hosts (docs/spread.md) there are [`bodies`], and [`dwell`], which lets a page stay where it
+//! came to.
 
 mod affinity;
 mod agent;
+mod bodies;
 mod clients;
 mod control;
+mod dwell;
 mod evictor;
 mod figures;
 mod machine;

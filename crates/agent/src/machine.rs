@@ -6,6 +6,8 @@
 //! | one a client (`clients.rs`) | what a client asks |
 //! | one a peer (`fabric`) | messages, in bursts |
 //! | the evictor (`evictor.rs`) | pages to pack and hand over |
+//! | the timer | messages that were held back until now (`dwell.rs`) |
+//! | one a body process (`bodies.rs`) | its end |
 //! | the control connection (`control.rs`), home only | open, close, figures |
 //!
 //! The lock is a fair one (parking_lot's): the faults thread and the evictor take it tens of thousands of times a second, and
@@ -15,24 +17,33 @@
 //! with `state` held.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use client::ChannelKind;
 use coherence::{HostId, Violation};
-use fabric::{Fabric, Inbox, Invitation, Lost, TcpMesh};
+use fabric::{Fabric, Inbox, Invitation, Lost, TakeChannel, TcpMesh};
 use pager::{Budget, Fault, PAGE, SpaceId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::bodies::{Bodies, Nursery};
+use crate::clients::Stewards;
 use crate::figures::Figures;
-use crate::state::{Served, State};
+use crate::state::{Served, State, first_space, home_of};
 use crate::wire::{self, Said};
 
 /// A machine that has been full for so long, with a thread waiting for a page, is out of memory.
 const FULL_AFTER: Duration = Duration::from_secs(1);
 /// A thread that waits for room looks again after this time at the latest.
 const ROOM_POLL: Duration = Duration::from_millis(10);
+
+/// The timer looks again after this time when nothing is held back.
+const TIMER_POLL: Duration = Duration::from_secs(1);
+/// A body process that is killed is gone within this time.
+const BODIES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// See [`Machine::near`].
 const NO_CPU: usize = usize::MAX;
@@ -67,7 +78,14 @@ pub struct Machine {
     room: Condvar,
     /// Signalled when there may be work for the evictor.
     pub(crate) pressure: Condvar,
+    /// Signalled when the timer has something to do earlier than it knew.
+    due: Arc<Condvar>,
+    /// Signalled when a space has ended, or the machine.
+    over: Condvar,
     fabric: OnceLock<Arc<TcpMesh>>,
+    /// Programs' threads, at home.
+    pub(crate) stewards: Stewards,
+    bodies: Bodies,
     /// Messages of a burst, by sender, each behind its length.
     bursts: Vec<Mutex<Vec<u8>>>,
     clients: Mutex<Vec<Arc<OwnedFd>>>,
@@ -86,27 +104,44 @@ impl Machine {
     ///
     /// # Errors
     /// Those of mmap(2).
-    pub fn new(invitation: Invitation, budget: Arc<Budget>, ends: Sender<End>) -> std::io::Result<Arc<Self>> {
+    pub fn new(
+        invitation: Invitation,
+        budget: Arc<Budget>,
+        nursery: Arc<Nursery>,
+        ends: Sender<End>,
+    ) -> std::io::Result<Arc<Self>> {
         let hosts = invitation.members.len() as u16;
-        let state = State::new(invitation.me, hosts, invitation.epoch, budget.clone())?;
+        let due = Arc::new(Condvar::new());
+        let state = State::new(invitation.me, hosts, invitation.epoch, budget.clone(), due.clone())?;
         let machine = Arc::new(Self {
             budget,
             state: Mutex::new(state),
             room: Condvar::new(),
             pressure: Condvar::new(),
+            due,
+            over: Condvar::new(),
             fabric: OnceLock::new(),
+            stewards: Stewards::default(),
+            bodies: Bodies::new(invitation.machine, nursery),
             bursts: (0..hosts).map(|_| Mutex::default()).collect(),
             clients: Mutex::default(),
             ended: AtomicBool::new(false),
             stuck: Mutex::default(),
             near: AtomicUsize::new(NO_CPU),
-            // Every host makes its own ids.
-            next_space: AtomicU32::new(u32::from(invitation.me.0) << 18 | 1),
+            next_space: AtomicU32::new(first_space(invitation.me)),
             ends,
             invitation,
         });
         let evictor = machine.clone();
         std::thread::Builder::new().name("evictor".into()).spawn(move || crate::evictor::run(&evictor))?;
+        let timer = machine.clone();
+        let spawned =
+            std::thread::Builder::new().name("timer".into()).spawn(move || timer.deliver_what_is_due());
+        if let Err(error) = spawned {
+            // The evictor must not go on for nobody.
+            machine.end(End::Closed);
+            return Err(error);
+        }
         Ok(machine)
     }
 
@@ -150,6 +185,7 @@ impl Machine {
                 )
             };
         }
+        self.bodies.kill_all();
         if let (Some(fabric), End::Lost { host, reason }) = (self.fabric(), &end)
             && self.invitation.me.0 != 0
             && host.0 != 0
@@ -160,8 +196,11 @@ impl Machine {
         }
         // Who kept the machine may be gone already; then nobody asks.
         let _ = self.ends.send(end);
-        self.room.notify_all();
-        self.pressure.notify_all();
+        // Who has seen that the machine goes on is waiting by the time the lock is free.
+        drop(self.lock());
+        for waiters in [&self.room, &self.pressure, &self.due, &self.over] {
+            waiters.notify_all();
+        }
     }
 
     /// Remembers a client, to kill it when the machine ends. False if it has ended already.
@@ -207,14 +246,7 @@ impl Machine {
                 }
             }
         }
-        let press = self.under_pressure();
-        let unreadable = state.unreadable.take();
-        drop(state);
-        if press {
-            self.pressure.notify_one();
-        }
-        fabric.flush();
-        self.unreadable(unreadable);
+        self.leave(state, fabric);
     }
 
     /// A file that the program has mapped cannot be read: it must not go on with other bytes.
@@ -259,14 +291,124 @@ impl Machine {
 
     /// A client's space has ended: everywhere.
     pub fn close_space(&self, space: SpaceId) {
-        self.lock().close_space(space);
+        self.lock().shut_space(space);
+        self.free_space(space);
         if let Some(fabric) = self.fabric() {
             for host in self.others() {
                 fabric.send(host, &[&wire::space_end(space)]);
             }
             fabric.flush();
         }
+    }
+
+    /// A space has been shut: what is held of it is freed, now or when its body process is no more.
+    fn free_space(&self, space: SpaceId) {
+        if !self.bodies.kill(space) {
+            self.lock().free_space(space);
+        }
+        self.over.notify_all();
         self.room.notify_all();
+    }
+
+    /// Another host asks for a channel to a space's body process here.
+    ///
+    /// # Errors
+    /// In one line: the space is not that host's or has ended, or there can be no process.
+    pub fn channel(self: &Arc<Self>, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
+        let [space, kind, ..] = words;
+        let space = u32::try_from(space).map(SpaceId).ok().filter(|&space| home_of(space) == from);
+        let space = space.ok_or_else(|| format!("space {} is not that host's", words[0]))?;
+        if kind > ChannelKind::Thread as u64 {
+            return Err(format!("there are no channels of kind {kind}"));
+        }
+        let ended = || format!("space {} has ended", space.0);
+        if self.has_ended() || self.lock().is_closed(space) {
+            return Err(ended());
+        }
+        let machine = self.clone();
+        let body = self
+            .bodies
+            .find_or_start(space, move |status| machine.body_reaped(space, status))
+            .map_err(|error| format!("its body process cannot be started: {error}"))?;
+        if self.has_ended() || self.lock().is_closed(space) {
+            // It ended before the body process was known.
+            self.bodies.kill(space);
+            return Err(ended());
+        }
+        Ok(Box::new(move |socket| {
+            if let Err(error) = body.hand(kind, &socket) {
+                eprintln!("megalith agent: the body process of space {} takes no channel: {error}", space.0);
+            }
+        }))
+    }
+
+    /// The body process of a space has ended; called by its keeper.
+    fn body_reaped(&self, space: SpaceId, status: ExitStatus) {
+        self.bodies.forget(space);
+        if !self.body_ended(space) {
+            eprintln!("megalith agent: the body process of space {} ended: {status}", space.0);
+        }
+        if self.lock().is_closed(space) {
+            self.free_space(space);
+        }
+    }
+
+    /// A space's body process maps it no more. It ends with its space; but it may hear of the end of the program earlier
+    /// than we, so the space gets some time to follow. False if it did not: then the machine has ended.
+    pub fn body_ended(&self, space: SpaceId) -> bool {
+        let deadline = Instant::now() + self.invitation.settings.lost_after;
+        let mut state = self.lock();
+        while !state.is_closed(space) && !self.has_ended() {
+            if self.over.wait_until(&mut state, deadline).timed_out() {
+                drop(state);
+                let reason = "the body process of the program died".into();
+                self.end(End::Lost { host: self.invitation.me, reason });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits until no process that this agent has started for the machine is left; the machine has ended.
+    pub fn wait_for_bodies(&self) {
+        if !self.bodies.wait(BODIES_TIMEOUT) {
+            eprintln!("megalith agent: a body process of machine {} does not end", self.invitation.machine);
+        }
+    }
+
+    /// The timer: delivers what was held back.
+    fn deliver_what_is_due(&self) {
+        // SAFETY: a plain system call about the calling thread: its waits end to the microsecond.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+        let mut state = self.lock();
+        while !self.has_ended() {
+            let now = Instant::now();
+            match state.next_due() {
+                Some(due) if due <= now => {
+                    let Some(fabric) = self.fabric() else { return };
+                    let delivered = state.deliver_due(now, &**fabric);
+                    self.leave(state, fabric);
+                    if let Err(violation) = delivered {
+                        return self.violated(&violation);
+                    }
+                    state = self.lock();
+                }
+                Some(due) => drop(self.due.wait_until(&mut state, due)),
+                None => drop(self.due.wait_for(&mut state, TIMER_POLL)),
+            }
+        }
+    }
+
+    /// Gives the lock back after something was done with it, and sees to what must be done without.
+    fn leave(&self, mut state: MutexGuard<'_, State>, fabric: &TcpMesh) {
+        let press = self.under_pressure();
+        let unreadable = state.unreadable.take();
+        drop(state);
+        if press {
+            self.pressure.notify_one();
+        }
+        fabric.flush();
+        self.unreadable(unreadable);
     }
 
     /// The other hosts.
@@ -358,6 +500,7 @@ impl Machine {
         for after in after {
             match after {
                 After::Figures => self.send_figures(),
+                After::SpaceEnd(space) => self.free_space(space),
                 After::Room => {
                     self.pressure.notify_one();
                 }
@@ -385,7 +528,14 @@ impl Machine {
                 state.rooms.promised(from, pages, Instant::now());
                 return Some(After::Room);
             }
-            Said::SpaceEnd(space) => state.close_space(space),
+            Said::SpaceEnd(space) => {
+                state.shut_space(space);
+                return Some(After::SpaceEnd(space));
+            }
+            Said::FileAsk(first, pages) => state.give_file(from, first, pages, fabric),
+            Said::FileBytes(page, packed) => {
+                return state.file_bytes(page, packed, fabric).err().map(After::Violation);
+            }
             Said::Figures(json) => {
                 if let Ok(figures) = serde_json::from_slice(json) {
                     state.others[usize::from(from.0)].replace(figures);
@@ -406,6 +556,7 @@ impl Machine {
 /// What a message asks for that is done without the lock.
 enum After {
     Figures,
+    SpaceEnd(SpaceId),
     Room,
     Malformed,
     Violation(Violation),

@@ -5,10 +5,12 @@
 //! 2  ask for room:     pages u32            3  promise room:  pages u32 (0: none to spare)
 //! 4  space has ended:  space u32            5  figures: JSON
 //! 6  host is lost:     host u16 ‖ text      7  send your figures
+//! 8  first bytes of pages, please:  page u64 ‖ pages u16 (1 to 64)
+//! 9  a page's first bytes:          page u64 ‖ packing u8 ‖ length u16 ‖ bytes
 //! ```
 
-use coherence::{HostId, Message};
-use pager::{Malformed, Packed, SpaceId};
+use coherence::{HostId, Message, PageId};
+use pager::{Malformed, Packed, SpaceId, WINDOW_PAGES_MAX};
 
 /// One message, borrowed from the fabric's buffer.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub enum Said<'a> {
     PeerLost(HostId, &'a str),
     /// The receiver is to send its figures now.
     FiguresAsk,
+    /// The sender needs the first bytes of so many pages, of which the receiver has the files.
+    FileAsk(PageId, u16),
+    /// A page's first bytes.
+    FileBytes(PageId, Packed<'a>),
 }
 
 const COHERENCE: u8 = 1;
@@ -36,6 +42,8 @@ const SPACE_END: u8 = 4;
 const FIGURES: u8 = 5;
 const PEER_LOST: u8 = 6;
 const FIGURES_ASK: u8 = 7;
+const FILE_ASK: u8 = 8;
+const FILE_BYTES: u8 = 9;
 
 /// The kind byte and the encoded message, ahead of a packed page or alone.
 pub fn coherence(message: &Message, out: &mut Vec<u8>) {
@@ -68,6 +76,21 @@ pub const SEND_FIGURES: [u8; 1] = [FIGURES_ASK];
 pub fn peer_lost(host: HostId) -> [u8; 3] {
     let [low, high] = host.0.to_le_bytes();
     [PEER_LOST, low, high]
+}
+
+/// Asks for the first bytes of pages.
+pub fn file_ask(first: PageId, pages: u16) -> [u8; 11] {
+    let mut bytes = [FILE_ASK; 11];
+    bytes[1..9].copy_from_slice(&first.0.to_le_bytes());
+    bytes[9..].copy_from_slice(&pages.to_le_bytes());
+    bytes
+}
+
+/// A page's first bytes; append the packed page.
+pub fn file_bytes(page: PageId) -> [u8; 9] {
+    let mut bytes = [FILE_BYTES; 9];
+    bytes[1..].copy_from_slice(&page.0.to_le_bytes());
+    bytes
 }
 
 fn with_u32(kind: u8, value: u32) -> [u8; 5] {
@@ -106,6 +129,18 @@ pub fn read(bytes: &[u8]) -> Result<Said<'_>, Malformed> {
             )
         }
         FIGURES_ASK if rest.is_empty() => Said::FiguresAsk,
+        FILE_ASK => {
+            let (page, pages) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
+            let pages = pages.try_into().map(u16::from_le_bytes).map_err(|_| Malformed)?;
+            if pages == 0 || u64::from(pages) > WINDOW_PAGES_MAX {
+                return Err(Malformed);
+            }
+            Said::FileAsk(PageId(u64::from_le_bytes(*page)), pages)
+        }
+        FILE_BYTES => {
+            let (page, packed) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
+            Said::FileBytes(PageId(u64::from_le_bytes(*page)), Packed::from_wire(packed)?)
+        }
         _ => return Err(Malformed),
     })
 }

@@ -45,6 +45,7 @@ impl TestAgent {
             directory: directory.clone(),
             budget,
             cluster: cluster_id("test"),
+            runtime: b"",
         };
         let (ready_read, ready_write) = pipe();
         let (stop_read, stop_write) = pipe();

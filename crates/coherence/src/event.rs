@@ -70,7 +70,7 @@ pub enum After {
 pub enum Action {
     /// Send a message.
     Send {
-        /// To whom; never this host.
+        /// To whom; this host only with [`Node::try_handle_holding`](crate::Node::try_handle_holding).
         to: HostId,
         /// The message.
         message: Message,

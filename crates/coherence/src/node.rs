@@ -68,6 +68,22 @@ impl Node {
     /// # Errors
     /// On a [`Violation`]: this node must not be used any more.
     pub fn try_handle(&mut self, event: Event, out: &mut Vec<Action>) -> Result<(), Violation> {
+        self.try_handle_holding(event, out, |_| false)
+    }
+
+    /// [`Node::try_handle`] for an embedding that holds messages back, and not only those of other hosts. Of what this host
+    /// says to itself about a page, that for which `later` is true, and what follows it about the same page, comes out as
+    /// [`Action::Send`] to this host; it is to be delivered like any other message, in the same order. While one about a page
+    /// is undelivered, `later` must be true of every other about that page.
+    ///
+    /// # Errors
+    /// On a [`Violation`]: this node must not be used any more.
+    pub fn try_handle_holding(
+        &mut self,
+        event: Event,
+        out: &mut Vec<Action>,
+        later: impl Fn(&Message) -> bool,
+    ) -> Result<(), Violation> {
         let mut outbox = Outbox { me: self.me, local: &mut self.local, actions: out };
         // What the embedding says of the page holds for the messages about it that this host sends itself, too.
         let mut idle_page = None;
@@ -84,7 +100,15 @@ impl Node {
                 self.message(from, message, idle, out)?;
             }
         }
+        let mut held_back = Vec::new();
         while let Some(message) = self.local.pop_front() {
+            if let Some(page) = message.page()
+                && (held_back.contains(&page) || later(&message))
+            {
+                held_back.push(page);
+                out.push(Action::Send { to: self.me, message });
+                continue;
+            }
             let idle = idle_page.is_some() && idle_page == message.page();
             self.message(self.me, message, idle, out)?;
         }

@@ -26,7 +26,7 @@ pub use memfd::Memfd;
 pub use packed::{Malformed, PAGE, Packed, Packer, Packing};
 pub use pager::{Holdings, Pager};
 pub use slab::{Slab, Slot};
-pub use space::SpaceMemory;
+pub use space::{Reads, Source, SpaceMemory};
 pub use streams::{Streams, WINDOW_PAGES_MAX};
 pub use table::{Entry, Place};
 pub use uffd::{Fault, Mapped, Uffd};

@@ -9,7 +9,6 @@
 //! - what a client can write, no other host can read: `protect` comes before `take`.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use crate::budget::Budget;
 use crate::ids::{SpaceId, address, offset};
 use crate::packed::{PAGE, Packed, Packer, Packing};
 use crate::slab::Slab;
-use crate::space::{Backings, SpaceMemory};
+use crate::space::{Backings, Reads, Source, SpaceMemory};
 use crate::table::{Entry, Place, Table};
 use crate::uffd::{Mapped, Uffd};
 
@@ -109,13 +108,31 @@ impl Pager {
         self.spaces.get(&id).map(|s| &s.memory)
     }
 
-    /// Untouched pages of `[start, start + len)` read a file from now on, or zeros.
-    pub fn back(&mut self, id: SpaceId, start: u64, len: u64, file: Option<(Arc<File>, u64)>) {
+    /// Untouched pages of `[start, start + len)` read `source` from now on, or zeros.
+    pub fn back(&mut self, id: SpaceId, start: u64, len: u64, source: Option<Source>) {
         let Some(space) = self.spaces.get_mut(&id) else { return };
-        match file {
-            Some((file, at)) => space.backings.insert(start, len, at, file),
+        match source {
+            Some(source) => space.backings.insert(start, len, source),
             None => space.backings.remove(start, len),
         }
+    }
+
+    /// What this host would give untouched pages, from `first` on: the bytes of a file, zeros where it knows of none.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn read_initial(&self, first: PageId, bytes: &mut [u8]) -> io::Result<()> {
+        bytes.fill(0);
+        let Some(space) = self.spaces.get(&SpaceId::of(first)) else { return Ok(()) };
+        let pages = (bytes.len() / PAGE) as u64;
+        let mut at = 0;
+        while at < pages {
+            let from = address(offset(first, at));
+            let (run, _) = space.backings.run(from, pages - at);
+            space.backings.read(from, &mut bytes[at as usize * PAGE..][..run as usize * PAGE])?;
+            at += run;
+        }
+        Ok(())
     }
 
     /// What is known of a page.
@@ -130,19 +147,27 @@ impl Pager {
         entry.wanted = true;
     }
 
-    /// Maps `pages` untouched pages, of which those that are wanted; the others are stowed.
+    /// Maps `pages` untouched pages, of which those that are wanted; the others are stowed. Those whose bytes the home
+    /// host has are told to `ask`, as runs, and stay as they are until [`Pager::install_bytes`].
     ///
     /// # Errors
     /// Those of reading the file that backs them; the pages that it would give stay wanted then.
-    pub fn install_initial(&mut self, first: PageId, pages: u64) -> io::Result<()> {
+    pub fn install_initial(
+        &mut self,
+        first: PageId,
+        pages: u64,
+        mut ask: impl FnMut(PageId, u64),
+    ) -> io::Result<()> {
         let mut at = 0;
         while at < pages {
             let page = offset(first, at);
             let space = self.spaces.get(&SpaceId::of(page));
-            let (run, file) =
-                space.map_or((pages - at, false), |s| s.backings.run(address(page), pages - at));
+            let (run, reads) =
+                space.map_or((pages - at, Reads::Zeros), |s| s.backings.run(address(page), pages - at));
             let run = run.min(crate::streams::WINDOW_PAGES_MAX);
-            if file {
+            if reads == Reads::Home {
+                ask(page, run);
+            } else if reads == Reads::File {
                 let mut bytes = std::mem::take(&mut self.run);
                 bytes.resize(run as usize * PAGE, 0);
                 let space = space.expect("it has a file");
@@ -158,6 +183,29 @@ impl Pager {
             at += run;
         }
         Ok(())
+    }
+
+    /// Keeps an untouched page packed, as a first touch would find it. False if the home host has its bytes: then
+    /// nothing is done.
+    ///
+    /// # Errors
+    /// Those of reading the file that backs it.
+    pub fn stow_initial(&mut self, page: PageId) -> io::Result<bool> {
+        let space = self.spaces.get(&SpaceId::of(page));
+        match space.map_or(Reads::Zeros, |s| s.backings.run(address(page), 1).1) {
+            Reads::Home => return Ok(false),
+            Reads::Zeros => self.stow(page, Packed::ZERO),
+            Reads::File => {
+                let mut bytes = std::mem::take(&mut self.page);
+                let read = self.read_initial(page, &mut bytes);
+                if read.is_ok() {
+                    self.pack_and_stow(page, &bytes);
+                }
+                self.page = bytes;
+                read?;
+            }
+        }
+        Ok(true)
     }
 
     fn install_zeros(&mut self, first: PageId, pages: u64) {

@@ -1,4 +1,4 @@
-//! One space's memory on one host: its memfd, who maps it, and the files that untouched pages read.
+//! One space's memory on one host: its memfd, who maps it, and what untouched pages read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,13 +10,46 @@ use crate::memfd::Memfd;
 use crate::packed::PAGE;
 use crate::uffd::Uffd;
 
-/// A file that pages of `[start, end)` read when first touched. The start is the map's key.
+/// What untouched pages of a range read.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    File {
+        /// Which.
+        file: Arc<File>,
+        /// Its byte at the start of the range.
+        offset: u64,
+    },
+    /// What the home host says.
+    Home,
+}
+
+impl Source {
+    /// The source of the pages `bytes` further on.
+    fn later(&self, bytes: u64) -> Source {
+        match self {
+            Source::File { file, offset } => Source::File { file: file.clone(), offset: offset + bytes },
+            Source::Home => Source::Home,
+        }
+    }
+}
+
+/// What pages that nobody has touched find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Zeros.
+    Zeros,
+    /// A file's bytes.
+    File,
+    /// What the home host says.
+    Home,
+}
+
+/// What pages of `[start, end)` read when first touched. The start is the map's key.
 #[derive(Debug)]
 struct Backing {
     end: u64,
-    /// The file's byte at the start.
-    offset: u64,
-    file: Arc<File>,
+    source: Source,
 }
 
 /// The memory of one space here.
@@ -82,17 +115,17 @@ impl SpaceMemory {
     }
 }
 
-/// Which files the untouched pages of a space read.
+/// What the untouched pages of a space read.
 #[derive(Debug, Default)]
 pub struct Backings {
     map: BTreeMap<u64, Backing>,
 }
 
 impl Backings {
-    /// Pages of `[start, start + len)` read `file` from `offset` on.
-    pub fn insert(&mut self, start: u64, len: u64, offset: u64, file: Arc<File>) {
+    /// Pages of `[start, start + len)` read `source`.
+    pub fn insert(&mut self, start: u64, len: u64, source: Source) {
         self.remove(start, len);
-        self.map.insert(start, Backing { end: start + len, offset, file });
+        self.map.insert(start, Backing { end: start + len, source });
     }
 
     /// Pages of `[start, start + len)` read as zeros again.
@@ -103,38 +136,41 @@ impl Backings {
         for at in touched {
             let b = self.map.remove(&at).expect("just listed");
             if at < start {
-                let left = Backing { end: start, offset: b.offset, file: b.file.clone() };
-                self.map.insert(at, left);
+                self.map.insert(at, Backing { end: start, source: b.source.clone() });
             }
             if b.end > end {
-                self.map.insert(end, Backing { end: b.end, offset: b.offset + (end - at), file: b.file });
+                self.map.insert(end, Backing { end: b.end, source: b.source.later(end - at) });
             }
         }
     }
 
-    /// Pages from `address` on that read alike, at most `pages`: their number, and whether a file gives them.
-    pub fn run(&self, address: u64, pages: u64) -> (u64, bool) {
+    /// Pages from `address` on that read alike, at most `pages`: their number, and what they read.
+    pub fn run(&self, address: u64, pages: u64) -> (u64, Reads) {
         let limit = address + pages * PAGE as u64;
         if let Some((_, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address) {
-            return ((b.end.min(limit) - address) / PAGE as u64, true);
+            let reads = match b.source {
+                Source::File { .. } => Reads::File,
+                Source::Home => Reads::Home,
+            };
+            return ((b.end.min(limit) - address) / PAGE as u64, reads);
         }
         let next = self.map.range(address..limit).next().map_or(limit, |(&s, _)| s);
-        ((next - address) / PAGE as u64, false)
+        ((next - address) / PAGE as u64, Reads::Zeros)
     }
 
-    /// Reads the file's bytes for the pages from `address` on, zeros past its end.
+    /// Reads the file's bytes for the pages from `address` on, zeros past its end or where there is no file.
     ///
     /// # Errors
     /// Those of pread(2): a mapped file that cannot be read.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         bytes.fill(0);
-        let Some((&start, b)) = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address)
-        else {
+        let found = self.map.range(..=address).next_back().filter(|(_, b)| b.end > address);
+        let Some((&start, Backing { source: Source::File { file, offset }, .. })) = found else {
             return Ok(());
         };
         let mut done = 0;
         while done < bytes.len() {
-            match b.file.read_at(&mut bytes[done..], b.offset + (address - start) + done as u64) {
+            match file.read_at(&mut bytes[done..], offset + (address - start) + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -164,19 +200,25 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
 
         let mut b = Backings::default();
-        b.insert(10 * P, 9 * P, 0, file);
+        b.insert(10 * P, 9 * P, Source::File { file, offset: 0 });
         b.remove(12 * P, 2 * P);
-        assert_eq!(b.run(9 * P, 20), (1, false));
-        assert_eq!(b.run(10 * P, 20), (2, true));
-        assert_eq!(b.run(12 * P, 20), (2, false));
-        assert_eq!(b.run(14 * P, 20), (5, true));
-        assert_eq!(b.run(14 * P, 3), (3, true));
+        assert_eq!(b.run(9 * P, 20), (1, Reads::Zeros));
+        assert_eq!(b.run(10 * P, 20), (2, Reads::File));
+        assert_eq!(b.run(12 * P, 20), (2, Reads::Zeros));
+        assert_eq!(b.run(14 * P, 20), (5, Reads::File));
+        assert_eq!(b.run(14 * P, 3), (3, Reads::File));
         let mut page = [0xEE; PAGE];
         b.read(15 * P, &mut page).unwrap();
         assert_eq!(page, [6; PAGE]);
         b.read(18 * P, &mut page).unwrap();
         assert_eq!((page[99], page[100]), (9, 0), "zeros past the file's end");
+        b.insert(13 * P, 4 * P, Source::Home);
+        assert_eq!(b.run(13 * P, 9), (4, Reads::Home));
+        b.read(15 * P, &mut page).unwrap();
+        assert_eq!(page, [0; PAGE], "not ours to know");
+        b.read(17 * P, &mut page).unwrap();
+        assert_eq!(page, [8; PAGE], "what is left of the file begins where it should");
         b.remove(0, 100 * P);
-        assert_eq!(b.run(0, 50), (50, false));
+        assert_eq!(b.run(0, 50), (50, Reads::Zeros));
     }
 }

@@ -129,7 +129,7 @@ impl Client {
 fn zeros_bytes_and_eviction() {
     let Some(c) = Client::new(256) else { return };
     c.want(0, 3);
-    c.pager.lock().unwrap().install_initial(c.page(0), 3).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 3, |_, _| panic!("nothing to ask")).unwrap();
     assert_eq!((c.peek(0), c.peek(2)), (0, 0));
     c.poke(1, 42);
     let mut batch = Eviction::default();
@@ -157,7 +157,7 @@ fn zeros_bytes_and_eviction() {
 fn a_write_during_eviction_calls_the_page_back() {
     let Some(c) = Client::new(1) else { return };
     c.want(0, 1);
-    c.pager.lock().unwrap().install_initial(c.page(0), 1).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 1, |_, _| panic!("nothing to ask")).unwrap();
     c.poke(0, 1);
     let mut batch = Eviction::default();
     c.pager.lock().unwrap().begin_eviction(1, &mut batch);
@@ -204,7 +204,7 @@ fn a_page_that_stands_in_the_way_is_replaced_with_its_protection() {
 fn a_run_past_the_end_of_the_mapping_keeps_the_rest_stowed() {
     let Some(c) = Client::new(5) else { return };
     c.want(2, 8);
-    c.pager.lock().unwrap().install_initial(c.page(2), 8).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(2), 8, |_, _| panic!("nothing to ask")).unwrap();
     assert!((2..5).all(|n| c.place(n) == Place::Mapped));
     assert!((5..10).all(|n| matches!(c.place(n), Place::Stowed(_, None))));
     assert_eq!(c.budget.held(), 3 * PAGE as u64);
@@ -215,7 +215,7 @@ fn what_leaves_is_what_was_written_even_by_a_racing_writer() {
     // Write-protect before the copy: a writer that runs while pages leave must either be seen or be stopped.
     let Some(c) = Client::new(1) else { return };
     c.want(0, 1);
-    c.pager.lock().unwrap().install_initial(c.page(0), 1).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 1, |_, _| panic!("nothing to ask")).unwrap();
     let stop = AtomicBool::new(false);
     let answer = |fault: Fault| {
         let mut pager = c.pager.lock().unwrap();

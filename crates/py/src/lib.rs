@@ -42,7 +42,8 @@ fn serve_agent(
     if ready_fd < 0 || stop_fd < 0 {
         return Err(PyValueError::new_err("ready_fd and stop_fd are open descriptors"));
     }
-    let config = agent::Config { name, listen, directory, budget, cluster: agent::cluster_id(cluster) };
+    let cluster = agent::cluster_id(cluster);
+    let config = agent::Config { name, listen, directory, budget, cluster, runtime: RUNTIME_IMAGE };
     // SAFETY: the caller keeps both descriptors open during the call.
     let (ready, stop) = unsafe { (BorrowedFd::borrow_raw(ready_fd), BorrowedFd::borrow_raw(stop_fd)) };
     py.detach(|| agent::serve(&config, ready, stop)).map_err(|error| match error {

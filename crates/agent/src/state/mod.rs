@@ -2,16 +2,34 @@
 //!
 //! Everything that happens ends in the same way: the protocol is given an event, and says what to do ([`Action`]);
 //! [`State::settle`] does it, neighbouring pages in one system call where they go the same way.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | faults, discards, hand-overs, room |
+//! | `messages.rs` | messages, and those that are held back |
+//! | `settle.rs` | what the protocol said is done |
+//! | `files.rs` | first bytes that the home host reads from files |
+//! | `spaces.rs` | spaces: spread over hosts, and ended |
 
+mod files;
+mod messages;
+mod settle;
+mod spaces;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use coherence::{
-    Access, Action, After, Bytes, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation,
-};
+use coherence::{Access, Action, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
 use fabric::Fabric;
-use pager::{Budget, Fault, PAGE, Packed, Pager, Place, SpaceId, Streams, offset};
+use pager::{Budget, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
+use parking_lot::Condvar;
 use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::dwell::Dwell;
+use settle::Arrived;
+pub use spaces::{first_space, home_of};
 
 use crate::figures::{Counters, Kind};
 use crate::rooms::{ROOM_PAGES, Rooms};
@@ -44,6 +62,7 @@ pub struct State {
     pub figures_heard: Vec<u64>,
     /// Why a file that backs a page could not be read. Who waits for the page gets no answer: the machine must end.
     pub unreadable: Option<std::io::Error>,
+    me: HostId,
     budget: Arc<Budget>,
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
@@ -51,16 +70,17 @@ pub struct State {
     /// When a thread began to wait for a page that is on its way.
     waiting: FxHashMap<PageId, Instant>,
     actions: Vec<Action>,
+    /// What this host has said to itself and not yet heard.
+    own: VecDeque<Message>,
     message: Vec<u8>,
     arrived: Arrived,
-}
-
-/// Consecutive pages that arrived for somebody who waits, to be mapped at once.
-#[derive(Default)]
-struct Arrived {
-    first: u64,
-    writable: bool,
-    bytes: Vec<u8>,
+    packer: Packer,
+    /// Spaces that threads of several hosts use, or may.
+    spread: FxHashSet<SpaceId>,
+    spread_flags: FxHashMap<SpaceId, Arc<AtomicBool>>,
+    dwell: Dwell,
+    /// Signalled when something held back is due earlier than what was.
+    due: Arc<Condvar>,
 }
 
 impl State {
@@ -68,7 +88,13 @@ impl State {
     ///
     /// # Errors
     /// Those of mmap(2).
-    pub fn new(me: HostId, hosts: u16, epoch: Epoch, budget: Arc<Budget>) -> std::io::Result<Self> {
+    pub fn new(
+        me: HostId,
+        hosts: u16,
+        epoch: Epoch,
+        budget: Arc<Budget>,
+        due: Arc<Condvar>,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             node: Node::new(me, hosts, epoch),
             pager: Pager::new(budget.clone())?,
@@ -77,14 +103,21 @@ impl State {
             others: vec![None; usize::from(hosts)],
             figures_heard: vec![0; usize::from(hosts)],
             unreadable: None,
+            me,
             budget,
             epoch,
             streams: FxHashMap::default(),
             closed: FxHashSet::default(),
             waiting: FxHashMap::default(),
             actions: Vec::new(),
+            own: VecDeque::new(),
             message: Vec::new(),
             arrived: Arrived::default(),
+            packer: Packer::default(),
+            spread: FxHashSet::default(),
+            spread_flags: FxHashMap::default(),
+            dwell: Dwell::default(),
+            due,
         })
     }
 
@@ -122,6 +155,7 @@ impl State {
                             self.pager.allow_write(page);
                         }
                         self.counters.fault(Kind::Minor, since.elapsed());
+                        self.got(page, Instant::now());
                     }
                 }
                 Ok(Served::Done)
@@ -160,6 +194,7 @@ impl State {
         }
         self.pager.unstow(page, pages, held == Access::Write);
         self.counters.fault(Kind::Local, since.elapsed());
+        self.got(page, Instant::now());
         if write && held == Access::Read {
             self.waiting.entry(page).or_insert(since);
             self.want(page, Access::Write, fabric)?;
@@ -185,7 +220,7 @@ impl State {
         }
         self.pager.want(page);
         self.waiting.insert(page, since);
-        self.node.try_handle(Event::Want { page, access }, &mut self.actions)?;
+        self.tell(Event::Want { page, access })?;
         for i in 1..self.window(space, page) {
             let next = offset(page, i);
             let entry = self.pager.entry(next);
@@ -193,9 +228,9 @@ impl State {
                 break;
             }
             self.pager.want(next);
-            self.node.try_handle(Event::Want { page: next, access: Access::Read }, &mut self.actions)?;
+            self.tell(Event::Want { page: next, access: Access::Read })?;
         }
-        self.settle(None, fabric);
+        self.settle(fabric)?;
         Ok(Served::Done)
     }
 
@@ -206,32 +241,8 @@ impl State {
     }
 
     fn want(&mut self, page: PageId, access: Access, fabric: &dyn Fabric) -> Result<(), Violation> {
-        self.node.try_handle(Event::Want { page, access }, &mut self.actions)?;
-        self.settle(None, fabric);
-        Ok(())
-    }
-
-    /// A message of the protocol arrived, and perhaps a page beside it.
-    ///
-    /// # Errors
-    /// A [`Violation`]: no host that follows the protocol could have sent this now.
-    pub fn message(
-        &mut self,
-        from: HostId,
-        message: Message,
-        page: Option<Packed<'_>>,
-        fabric: &dyn Fabric,
-    ) -> Result<(), Violation> {
-        if self.closed.contains(&SpaceId::of(PageId(message.region().0 * REGION_PAGES))) {
-            return Ok(());
-        }
-        let idle = message
-            .page()
-            .is_none_or(|page| !matches!(self.pager.entry(page).place, Place::Mapped | Place::Evicting));
-        let event = Event::Message { from, epoch: self.epoch, message, idle };
-        self.node.try_handle(event, &mut self.actions)?;
-        self.settle(page, fabric);
-        Ok(())
+        self.tell(Event::Want { page, access })?;
+        self.settle(fabric)
     }
 
     /// The program has freed pages: those of a range that lie in one region.
@@ -248,10 +259,9 @@ impl State {
         self.node.touched(region, pages, &mut touched);
         for page in touched {
             self.waiting.remove(&page);
-            self.node.try_handle(Event::Discard { page }, &mut self.actions)?;
+            self.tell(Event::Discard { page })?;
         }
-        self.settle(None, fabric);
-        Ok(())
+        self.settle(fabric)
     }
 
     /// Hands stowed pages to the host with most promised room. Returns how many went on their way.
@@ -265,9 +275,9 @@ impl State {
         self.pager.oldest_stowed(count.min(promised as usize), &mut pages);
         for &page in &pages {
             self.rooms.use_one(to);
-            self.node.try_handle(Event::HandOver { page, to }, &mut self.actions)?;
+            self.tell(Event::HandOver { page, to })?;
         }
-        self.settle(None, fabric);
+        self.settle(fabric)?;
         Ok(pages.len())
     }
 
@@ -287,158 +297,4 @@ impl State {
         }
         fabric.send(to, &[&wire::room(pages as u32)]);
     }
-
-    /// A space has ended, here or elsewhere.
-    pub fn close_space(&mut self, space: SpaceId) {
-        if self.closed.insert(space) {
-            self.flush_arrived();
-            self.pager.close(space);
-            self.node.close(space.pages());
-            self.streams.remove(&space);
-            self.waiting.retain(|page, _| SpaceId::of(*page) != space);
-        }
-    }
-
-    /// Maps pages that arrived and were held back to go in one call. Before the lock is released.
-    pub fn flush_arrived(&mut self) {
-        if self.arrived.bytes.is_empty() {
-            return;
-        }
-        let arrived = std::mem::take(&mut self.arrived);
-        self.pager.install_bytes(PageId(arrived.first), &arrived.bytes, arrived.writable);
-        for i in 0..(arrived.bytes.len() / PAGE) as u64 {
-            self.answered(PageId(arrived.first + i), Kind::Remote);
-        }
-        self.arrived = Arrived {
-            bytes: {
-                let mut b = arrived.bytes;
-                b.clear();
-                b
-            },
-            ..arrived
-        };
-    }
-
-    /// Does what the protocol said. `carried` is the page beside the message that led to it.
-    fn settle(&mut self, carried: Option<Packed<'_>>, fabric: &dyn Fabric) {
-        let actions = std::mem::take(&mut self.actions);
-        let mut i = 0;
-        while i < actions.len() {
-            let action = actions[i];
-            let mut run = 1;
-            match action {
-                Action::Install { page, access: Some(access), bytes: Bytes::Carried }
-                    if self.pager.entry(page).wanted =>
-                {
-                    self.hold_back(page, access, carried.as_ref());
-                }
-                _ => {
-                    self.flush_arrived();
-                    run = self.act(&actions[i..], carried.as_ref(), fabric);
-                }
-            }
-            i += run;
-        }
-        self.actions = actions;
-        self.actions.clear();
-    }
-
-    fn hold_back(&mut self, page: PageId, access: Access, carried: Option<&Packed<'_>>) {
-        let writable = access == Access::Write;
-        let pages = (self.arrived.bytes.len() / PAGE) as u64;
-        if pages > 0
-            && (self.arrived.first + pages != page.0
-                || self.arrived.writable != writable
-                || pages == pager::WINDOW_PAGES_MAX)
-        {
-            self.flush_arrived();
-        }
-        if self.arrived.bytes.is_empty() {
-            self.arrived.first = page.0;
-            self.arrived.writable = writable;
-        }
-        let start = self.arrived.bytes.len();
-        self.arrived.bytes.resize(start + PAGE, 0);
-        carried
-            .expect("the protocol asks only for bytes that came")
-            .unpack(&mut self.arrived.bytes[start..])
-            .expect("checked when the message was read");
-    }
-
-    /// Does the first of `actions`, and those after it that go with it. Returns how many.
-    fn act(&mut self, actions: &[Action], carried: Option<&Packed<'_>>, fabric: &dyn Fabric) -> usize {
-        match actions[0] {
-            Action::Send { to, message } => {
-                wire::coherence(&message, &mut self.message);
-                fabric.send(to, &[&self.message]);
-            }
-            Action::SendPage { to, message, page, then } => {
-                wire::coherence(&message, &mut self.message);
-                let head = &self.message;
-                self.pager.take(page, then == After::Keep, |packed| {
-                    fabric.send(to, &[head, &packed.header(), packed.bytes]);
-                });
-            }
-            Action::Install { page, access: Some(_), bytes: Bytes::Initial } => {
-                let run = run_length(actions, page, |a| {
-                    matches!(a, Action::Install { access: Some(_), bytes: Bytes::Initial, .. })
-                });
-                if let Err(error) = self.pager.install_initial(page, run as u64) {
-                    self.unreadable = Some(error);
-                    return run;
-                }
-                for i in 0..run as u64 {
-                    self.answered(offset(page, i), Kind::FirstTouch);
-                }
-                return run;
-            }
-            Action::Install { page, access: None, bytes: Bytes::Initial } => {
-                self.pager.stow(page, Packed::ZERO);
-            }
-            Action::Install { page, bytes: Bytes::Carried, .. } => {
-                self.pager.stow(page, *carried.expect("the protocol asks only for bytes that came"));
-            }
-            Action::Install { page, access, bytes: Bytes::Held } => match self.pager.entry(page).place {
-                Place::Mapped | Place::Evicting => {
-                    if access == Some(Access::Write) {
-                        self.pager.allow_write(page);
-                    }
-                    self.answered(page, Kind::Write);
-                }
-                // Who waits for it faults again and finds it held.
-                _ => self.pager.wake_page(page),
-            },
-            Action::Drop { page } => {
-                let run = run_length(actions, page, |a| matches!(a, Action::Drop { .. }));
-                self.pager.remove(page, run as u64);
-                return run;
-            }
-            Action::Protect { page } => self.pager.protect(page),
-            Action::HandedOver { .. } => self.counters.handed_over_pages += 1,
-            Action::KeptAfterAll { page, to } => {
-                self.rooms.unused(to);
-                self.pager.requeue_stowed(page);
-            }
-            Action::Received { .. } => {
-                self.budget.give(PAGE as u64);
-                self.counters.received_pages += 1;
-            }
-        }
-        1
-    }
-
-    fn answered(&mut self, page: PageId, kind: Kind) {
-        if let Some(since) = self.waiting.remove(&page) {
-            self.counters.fault(kind, Duration::min(since.elapsed(), Duration::from_secs(3600)));
-        }
-    }
-}
-
-/// How many of the first actions are alike and about consecutive pages from `first` on.
-fn run_length(actions: &[Action], first: PageId, alike: impl Fn(&Action) -> bool) -> usize {
-    let page_of = |action: &Action| match *action {
-        Action::Install { page, .. } | Action::Drop { page } => Some(page),
-        _ => None,
-    };
-    (0u64..).zip(actions).take_while(|&(i, a)| alike(a) && page_of(a) == Some(offset(first, i))).count()
 }

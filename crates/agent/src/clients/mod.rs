@@ -1,0 +1,91 @@
+//! Client processes: who maps a space, what they ask, and the faults of their threads.
+//!
+//! | file | what |
+//! |---|---|
+//! | `socket.rs` | connections and packets |
+//! | `session.rs` | a process and its space: the program's own, or a body process |
+//! | `faults.rs` | the thread that serves a space's faults |
+//! | `steward.rs` | where a program's threads are, and orders to move |
+
+mod faults;
+mod session;
+mod socket;
+mod steward;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use client::{Op, Reply, Request};
+use fabric::MachineId;
+use pager::{SpaceId, Uffd};
+
+use crate::machine::Machine;
+use session::{Role, Session};
+pub use socket::{ClientListener, Connection};
+pub use steward::Stewards;
+
+/// Serves one client until it closes. `find` gives the machine that it names.
+pub fn serve(connection: Connection, find: impl Fn(MachineId) -> Option<Arc<Machine>>) {
+    let connection = Arc::new(connection);
+    if let Err((errno, value)) = begin(&connection, find).and_then(|begun| run(&connection, begun)) {
+        let reply = Reply { status: -i64::from(errno), values: [value, 0, 0, 0] };
+        // A client that has gone need not be told.
+        let _ = connection.reply(reply, None);
+    }
+}
+
+/// What a connection is for, as its first packet says.
+enum Begun {
+    Session(Arc<Machine>, Role, Uffd),
+    Steward(Arc<Machine>, SpaceId),
+}
+
+/// An errno, and the value that goes with it.
+type Refusal = (i32, u64);
+
+fn begin(
+    connection: &Connection,
+    find: impl Fn(MachineId) -> Option<Arc<Machine>>,
+) -> Result<Begun, Refusal> {
+    let Ok(Some((Request { op, args }, descriptor))) = connection.receive() else {
+        return Err((libc::EINVAL, 0));
+    };
+    let [version, machine, space, _] = args;
+    let role = match op {
+        op if op == Op::Hello as u64 => Some(Role::Home),
+        op if op == Op::Join as u64 => Some(Role::Body(space_of(space)?)),
+        op if op == Op::Steward as u64 => None,
+        _ => return Err((libc::EINVAL, 0)),
+    };
+    if version != client::VERSION {
+        return Err((libc::EPROTO, client::VERSION));
+    }
+    let machine = find(MachineId(machine)).ok_or((libc::ENOENT, 0))?;
+    match (role, descriptor) {
+        (Some(role), Some(uffd)) => Ok(Begun::Session(machine, role, Uffd::new(uffd))),
+        (None, None) => Ok(Begun::Steward(machine, space_of(space)?)),
+        _ => Err((libc::EINVAL, 0)),
+    }
+}
+
+fn run(connection: &Arc<Connection>, begun: Begun) -> Result<(), Refusal> {
+    let peer = connection.peer().map_err(|_| (libc::ESRCH, 0))?;
+    match begun {
+        Begun::Steward(machine, space) => steward::serve(connection, &machine, space, peer.pid),
+        Begun::Session(machine, role, uffd) => {
+            let session = Session::begin(machine, role, peer, uffd)
+                .map_err(|error| (error.raw_os_error().unwrap_or(libc::EIO), 0))?;
+            let reply = Reply { status: 0, values: session.values() };
+            if connection.reply(reply, Some(session.memfd().as_fd())).is_ok() {
+                session.serve(connection);
+            }
+            session.finish();
+            Ok(())
+        }
+    }
+}
+
+fn space_of(number: u64) -> Result<SpaceId, Refusal> {
+    let id = u32::try_from(number).map(SpaceId).map_err(|_| (libc::EINVAL, 0))?;
+    if id <= SpaceId::MAX { Ok(id) } else { Err((libc::EINVAL, 0)) }
+}

@@ -1,0 +1,215 @@
+//! A process and its space on this host: the program's own process at home, or its body process elsewhere.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use client::{ChannelKind, Op, PAGE_BYTES, Reply, Request, SPACE_END};
+use coherence::HostId;
+use fabric::{Fabric, FabricError};
+use pager::{Memfd, Source, SpaceId, SpaceMemory, Uffd, offset};
+
+use super::faults;
+use super::socket::{Connection, Peer, check};
+use crate::machine::Machine;
+
+/// What a process is to its space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The program's process; a space of its own begins and ends with it.
+    Home,
+    /// The body process of a space that another host's process has opened.
+    Body(SpaceId),
+}
+
+/// One client's space, for as long as it is connected.
+pub struct Session {
+    machine: Arc<Machine>,
+    role: Role,
+    peer: Peer,
+    space: SpaceId,
+    memory: Arc<SpaceMemory>,
+    /// Written to end the thread that serves faults.
+    stop: Arc<OwnedFd>,
+    faults: std::thread::JoinHandle<()>,
+}
+
+impl Session {
+    /// Opens the space here.
+    ///
+    /// # Errors
+    /// `EEXIST` for a second body process of a space, `ENOENT` when space or machine have ended; those of the calls that
+    /// make memfd, eventfd and thread.
+    pub fn begin(machine: Arc<Machine>, role: Role, peer: Peer, uffd: Uffd) -> io::Result<Self> {
+        let memory = Arc::new(SpaceMemory::new()?);
+        let uffd = Arc::new(uffd);
+        memory.add_client(uffd.clone());
+        // SAFETY: a plain system call.
+        let stop = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+        // SAFETY: the descriptor was just made and is nobody else's.
+        let stop = Arc::new(unsafe { OwnedFd::from_raw_fd(stop) });
+        let space = match role {
+            Role::Home => machine.new_space(),
+            Role::Body(space) => space,
+        };
+        let spread = {
+            let mut state = machine.lock();
+            if state.is_closed(space) {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            }
+            if state.pager.space(space).is_some() {
+                return Err(io::Error::from_raw_os_error(libc::EEXIST));
+            }
+            state.pager.open(space, memory.clone());
+            if role != Role::Home {
+                state.spread(space);
+            }
+            state.watch_spread(space)
+        };
+        let faults = std::thread::Builder::new().name(format!("faults {}", space.0)).spawn({
+            let (machine, stop) = (machine.clone(), stop.clone());
+            let pid = peer.pid;
+            move || faults::serve(&machine, space, &uffd, &stop, &spread, pid)
+        })?;
+        let session = Self { machine, role, peer, space, memory, stop, faults };
+        if !session.machine.add_client(&session.peer.pidfd) {
+            // It ended between the look-up and now, and has not seen this client.
+            session.finish();
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        Ok(session)
+    }
+
+    /// What the reply to the first packet says.
+    pub fn values(&self) -> [u64; 4] {
+        match self.role {
+            Role::Body(_) => [0; 4],
+            Role::Home => {
+                let state = self.machine.lock();
+                let others = state.others.iter().flatten().filter_map(|f| f["budget"].as_u64());
+                let bytes = self.machine.budget.limit() + others.sum::<u64>();
+                [u64::from(self.space.0), bytes, self.machine.invitation.members.len() as u64, 0]
+            }
+        }
+    }
+
+    /// The space's memory, which the client maps.
+    pub fn memfd(&self) -> &Memfd {
+        self.memory.memfd()
+    }
+
+    /// Answers until the client closes.
+    pub fn serve(&self, connection: &Connection) {
+        while let Ok(Some((request, descriptor))) = connection.receive() {
+            let (status, answer) = match self.answer(&request, descriptor) {
+                Ok(answer) => (0, answer),
+                Err(errno) => (-i64::from(errno), None),
+            };
+            let answer = answer.as_ref().map(AsFd::as_fd);
+            if connection.reply(Reply { status, values: [0; 4] }, answer).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>, i32> {
+        let is = |op: Op| request.op == op as u64;
+        let home = self.role == Role::Home;
+        if home && is(Op::Channel) {
+            return self.channel(request.args).map(Some);
+        }
+        let (start, len, at) = range(request)?;
+        match descriptor {
+            None if home && is(Op::Discard) => self.discard(start, len, None)?,
+            None if home && is(Op::Clear) => self.discard(start, len, Some(None))?,
+            Some(file) if home && is(Op::Back) && at % PAGE_BYTES == 0 => {
+                let source = Source::File { file: Arc::new(File::from(file)), offset: at };
+                self.discard(start, len, Some(Some(source)))?;
+            }
+            None if !home && is(Op::BackFromHome) => self.back(start, len, Some(Source::Home)),
+            None if !home && is(Op::Unback) => self.back(start, len, None),
+            _ => return Err(libc::EINVAL),
+        }
+        Ok(None)
+    }
+
+    fn back(&self, start: u64, len: u64, source: Option<Source>) {
+        self.machine.lock().pager.back(self.space, start, len, source);
+    }
+
+    /// Forgets the bytes of a range, and with `source` what its pages read when first touched.
+    #[allow(clippy::option_option, reason = "to leave what is there, to set it to nothing, to set it")]
+    fn discard(&self, start: u64, len: u64, source: Option<Option<Source>>) -> Result<(), i32> {
+        let first = self.space.page(start);
+        let pages = first..offset(first, len / PAGE_BYTES);
+        let Some(fabric) = self.machine.fabric() else { return Err(libc::EIO) };
+        let mut state = self.machine.lock();
+        for region in state.node.touched_regions(pages.clone()) {
+            if let Err(violation) = state.discard(region, &pages, &**fabric) {
+                drop(state);
+                self.machine.violated(&violation);
+                return Err(libc::EIO);
+            }
+            // A program may free terabytes at once: let faults and signs of life in between.
+            drop(state);
+            state = self.machine.lock();
+        }
+        if let Some(source) = source {
+            state.pager.back(self.space, start, len, source);
+        }
+        drop(state);
+        fabric.flush();
+        Ok(())
+    }
+
+    /// Connects the program's process with its body process on another host.
+    fn channel(&self, args: [u64; 4]) -> Result<OwnedFd, i32> {
+        let [host, kind, ..] = args;
+        let me = self.machine.invitation.me;
+        let to = u16::try_from(host).map(HostId).map_err(|_| libc::EINVAL)?;
+        let member = self.machine.invitation.members.get(usize::from(to.0)).ok_or(libc::EINVAL)?;
+        if to == me || kind > ChannelKind::Thread as u64 {
+            return Err(libc::EINVAL);
+        }
+        let Some(fabric) = self.machine.fabric() else { return Err(libc::EIO) };
+        // Before anybody there can touch a page.
+        self.machine.lock().spread(self.space);
+        match fabric.open_channel(to, [u64::from(self.space.0), kind, 0, 0]) {
+            Ok(socket) => Ok(socket.into()),
+            Err(error) => {
+                eprintln!("megalith agent: no channel to host {}: {error}", member.name);
+                Err(match error {
+                    FabricError::Refused { .. } => libc::ECONNREFUSED,
+                    _ => libc::EHOSTUNREACH,
+                })
+            }
+        }
+    }
+
+    /// The client has closed.
+    pub fn finish(self) {
+        self.machine.remove_client(&self.peer.pidfd);
+        // SAFETY: eight bytes that live on.
+        unsafe { libc::write(self.stop.as_raw_fd(), (&raw const ONE).cast(), 8) };
+        if self.faults.join().is_err() {
+            eprintln!("megalith agent: the thread that serves faults of space {} ended badly", self.space.0);
+        }
+        match self.role {
+            Role::Home => self.machine.close_space(self.space),
+            Role::Body(space) => drop(self.machine.body_ended(space)),
+        }
+    }
+}
+
+static ONE: u64 = 1;
+
+/// The range that a request names: whole pages of the space, and the operand behind it.
+fn range(request: &Request) -> Result<(u64, u64, u64), i32> {
+    let [start, len, at, _] = request.args;
+    let within = start.checked_add(len).is_some_and(|end| end <= SPACE_END);
+    if !within || len == 0 || start % PAGE_BYTES != 0 || len % PAGE_BYTES != 0 {
+        return Err(libc::EINVAL);
+    }
+    Ok((start, len, at))
+}

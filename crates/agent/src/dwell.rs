@@ -1,0 +1,240 @@
+//! What is held back: messages about a page that has just come to a client here, or whose bytes are still to come.
+//!
+//! *Dwell.* A page that a client waited for stays at least [`DWELL`], so that the access that brought it is made, whatever
+//! other hosts want: `Forward` and `Invalidate` of it wait until then, and behind the first of them every later message about
+//! the page, in order.
+//!
+//! *Filling.* A page whose first bytes the home host reads from a file is held according to the protocol, but not here
+//! yet: all messages about it wait until the bytes have come.
+//!
+//! Neither can make two hosts wait for each other. A dwell ends with time alone, and the bytes of a file come from an agent that
+//! needs nobody's page for reading them. And within that time nothing waits that could go on: `Forward` and `Invalidate`
+//! reach a page's owner or sharer in a transaction that is another host's, and the directory serves no second one of the page until
+//! this one has ended; so none of this host's own operations on the page is being served, whose `Grant`, `Ack`,
+//! `Relinquish`, `Discarded` could be what is held behind. (A grant that comes *before* them is never held.)
+//!
+//! Messages of this host to itself are held back alike (`Node::try_handle_holding`): where the directory is on the owner's
+//! host, its `Forward` would else take the page in the same step that brought it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use coherence::{HostId, Message, PageId};
+use pager::{Packed, Packing};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// How long a page stays that a client waited for. Waking a thread and letting it make its access takes 20–100 µs where
+/// CPUs are idle; a page that two hosts write to in turn then changes hands some thousand times a second at most.
+pub const DWELL: Duration = Duration::from_micros(200);
+
+/// A message held back, with the page that came beside it.
+#[derive(Debug)]
+pub struct Held {
+    /// Who sent it.
+    pub from: HostId,
+    /// The message.
+    pub message: Message,
+    page: Option<(Packing, Box<[u8]>)>,
+}
+
+impl Held {
+    /// The page beside the message.
+    pub fn page(&self) -> Option<Packed<'_>> {
+        self.page.as_ref().map(|(packing, bytes)| Packed { packing: *packing, bytes })
+    }
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Dwell {
+    /// Until when pages dwell; entries that are past count for nothing.
+    until: FxHashMap<PageId, Instant>,
+    /// The same, oldest first.
+    order: VecDeque<(Instant, PageId)>,
+    filling: FxHashSet<PageId>,
+    queues: FxHashMap<PageId, VecDeque<Held>>,
+    /// Pages whose queue begins with a message that waits for a moment.
+    due: BTreeSet<(Instant, PageId)>,
+}
+
+impl Dwell {
+    /// A client here has got the page. What has begun to wait for it waits no longer for that.
+    pub fn got(&mut self, page: PageId, now: Instant) {
+        while let Some(&(until, page)) = self.order.front().filter(|&&(until, _)| until <= now) {
+            self.order.pop_front();
+            if self.until.get(&page) == Some(&until) {
+                self.until.remove(&page);
+            }
+        }
+        if !self.queues.contains_key(&page) {
+            self.until.insert(page, now + DWELL);
+            self.order.push_back((now + DWELL, page));
+        }
+    }
+
+    /// The page's bytes are asked for.
+    pub fn fill(&mut self, page: PageId) {
+        self.filling.insert(page);
+    }
+
+    /// The page's bytes are on their way.
+    pub fn fills(&self, page: PageId) -> bool {
+        !self.filling.is_empty() && self.filling.contains(&page)
+    }
+
+    /// The page's bytes have come; false if nobody waits for them (any more).
+    pub fn filled(&mut self, page: PageId) -> bool {
+        self.filling.remove(&page)
+    }
+
+    /// Messages about the page are held back, or would be.
+    pub fn holds(&self, page: PageId) -> bool {
+        self.fills(page) || (!self.queues.is_empty() && self.queues.contains_key(&page))
+    }
+
+    /// No page dwells or fills: whatever comes may be handled.
+    pub fn is_quiet(&self) -> bool {
+        self.until.is_empty() && self.filling.is_empty() && self.queues.is_empty()
+    }
+
+    /// Whether a message about the page may be handled now.
+    pub fn admits(&self, message: &Message, page: PageId, now: Instant) -> bool {
+        !self.holds(page) && self.wait(message, page, now).is_none()
+    }
+
+    /// Until when the message waits for the page to have dwelled.
+    fn wait(&self, message: &Message, page: PageId, now: Instant) -> Option<Instant> {
+        if !takes(message) {
+            return None;
+        }
+        self.until.get(&page).copied().filter(|&until| until > now)
+    }
+
+    /// Holds a message back. True if something is due earlier than before.
+    pub fn hold(
+        &mut self,
+        (from, message): (HostId, Message),
+        page: PageId,
+        beside: Option<Packed<'_>>,
+        now: Instant,
+    ) -> bool {
+        let copied = beside.map(|p| (p.packing, p.bytes.into()));
+        self.queues.entry(page).or_default().push_back(Held { from, message, page: copied });
+        self.schedule(page, now)
+    }
+
+    /// Notes when the first of a page's messages is due. True if that is earlier than all others.
+    fn schedule(&mut self, page: PageId, now: Instant) -> bool {
+        if self.fills(page) {
+            return false;
+        }
+        let Some(first) = self.queues.get(&page).and_then(VecDeque::front) else { return false };
+        let due = self.wait(&first.message, page, now).unwrap_or(now);
+        let before = self.next();
+        self.due.insert((due, page)) && before.is_none_or(|before| due < before)
+    }
+
+    /// When something is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.due.first().map(|&(due, _)| due)
+    }
+
+    /// A page of whose messages the first is due.
+    pub fn due(&mut self, now: Instant) -> Option<PageId> {
+        let &(_, page) = self.due.first().filter(|&&(due, _)| due <= now)?;
+        self.due.pop_first();
+        Some(page)
+    }
+
+    /// Takes the first of a page's messages, if it need not wait; the next one's time is noted.
+    pub fn release(&mut self, page: PageId, now: Instant) -> Option<Held> {
+        if self.fills(page) {
+            return None;
+        }
+        let queue = self.queues.get(&page)?;
+        if queue.front().is_none_or(|first| self.wait(&first.message, page, now).is_some()) {
+            self.schedule(page, now);
+            return None;
+        }
+        let queue = self.queues.get_mut(&page).expect("just seen");
+        let held = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&page);
+        }
+        held
+    }
+
+    /// Forgets pages, and what is held back about them.
+    pub fn close(&mut self, gone: impl Fn(PageId) -> bool) {
+        self.until.retain(|&page, _| !gone(page));
+        self.order.retain(|&(_, page)| !gone(page));
+        self.filling.retain(|&page| !gone(page));
+        self.queues.retain(|&page, _| !gone(page));
+        self.due.retain(|&(_, page)| !gone(page));
+    }
+}
+
+/// Whether the message would take the page away, or the right to write it.
+pub fn takes(message: &Message) -> bool {
+    matches!(message, Message::Forward { .. } | Message::Invalidate { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: PageId = PageId(7);
+    const OTHER: HostId = HostId(1);
+    const TAKE: Message = Message::Invalidate { page: PAGE, requester: OTHER };
+    const ACK: Message = Message::Ack { page: PAGE };
+
+    #[test]
+    fn a_page_dwells_and_order_is_kept() {
+        let mut dwell = Dwell::default();
+        let now = Instant::now();
+        assert!(dwell.is_quiet() && dwell.admits(&TAKE, PAGE, now));
+        dwell.got(PAGE, now);
+        assert!(!dwell.admits(&TAKE, PAGE, now) && dwell.admits(&TAKE, PAGE, now + DWELL));
+        assert!(dwell.admits(&ACK, PAGE, now) && dwell.admits(&TAKE, PageId(8), now));
+        assert!(dwell.hold((OTHER, TAKE), PAGE, None, now), "the timer must know");
+        assert!(!dwell.admits(&ACK, PAGE, now + DWELL), "behind it");
+        assert!(!dwell.hold((OTHER, ACK), PAGE, Some(Packed::ZERO), now));
+        dwell.got(PAGE, now + DWELL / 2);
+        assert_eq!((dwell.next(), dwell.due(now)), (Some(now + DWELL), None), "no longer for a new access");
+        assert!(dwell.release(PAGE, now).is_none(), "not yet");
+        assert_eq!(dwell.due(now + DWELL), Some(PAGE));
+        let first = dwell.release(PAGE, now + DWELL).unwrap();
+        assert!(first.message == TAKE && first.page().is_none());
+        let second = dwell.release(PAGE, now + DWELL).unwrap();
+        assert_eq!((second.message, second.page().map(|p| p.packing)), (ACK, Some(Packing::Zero)));
+        assert!(!dwell.holds(PAGE) && dwell.release(PAGE, now + DWELL).is_none());
+    }
+
+    #[test]
+    fn dwells_that_are_past_leave_nothing_behind() {
+        let mut dwell = Dwell::default();
+        let now = Instant::now();
+        for n in 0..100 {
+            dwell.got(PageId(n), now + n as u32 * DWELL);
+        }
+        assert!(dwell.until.len() <= 2 && dwell.order.len() <= 2);
+    }
+
+    #[test]
+    fn nothing_passes_a_page_that_fills() {
+        let mut dwell = Dwell::default();
+        let now = Instant::now();
+        dwell.fill(PAGE);
+        assert!(!dwell.admits(&ACK, PAGE, now));
+        assert!(!dwell.hold((OTHER, ACK), PAGE, None, now), "time does not release it");
+        dwell.hold((OTHER, TAKE), PAGE, None, now);
+        assert!(dwell.next().is_none() && dwell.release(PAGE, now).is_none());
+        assert!(dwell.filled(PAGE) && !dwell.filled(PAGE));
+        let released: Vec<_> = std::iter::from_fn(|| dwell.release(PAGE, now)).map(|h| h.message).collect();
+        assert_eq!(released, [ACK, TAKE]);
+        dwell.fill(PAGE);
+        dwell.hold((OTHER, ACK), PAGE, None, now);
+        dwell.close(|page| page == PAGE);
+        assert!(!dwell.filled(PAGE) && !dwell.holds(PAGE) && dwell.is_quiet());
+    }
+}

@@ -1,0 +1,91 @@
+//! First bytes that are a file's.
+//!
+//! Only the home host has the files that a program maps. On another host a page of such a range is *filled*: home's agent is asked
+//! for the bytes, and until they come all messages about the page wait ([`crate::dwell`]).
+
+use std::time::Instant;
+
+use coherence::{PageId, Violation};
+use fabric::Fabric;
+use pager::{PAGE, Packed, SpaceId, offset};
+
+use super::{State, home_of};
+use crate::figures::Kind;
+use crate::wire;
+
+impl State {
+    /// Untouched pages are here to be used.
+    pub(super) fn install_initial(&mut self, first: PageId, pages: u64, fabric: &dyn Fabric) {
+        let mut asked = Vec::new();
+        if let Err(error) = self.pager.install_initial(first, pages, |page, run| asked.push((page, run))) {
+            self.unreadable = Some(error);
+            return;
+        }
+        for &(page, run) in &asked {
+            self.ask_home(page, run, fabric);
+        }
+        for page in (0..pages).map(|i| offset(first, i)) {
+            if !self.dwell.fills(page) {
+                self.answered(page, Kind::FirstTouch);
+            }
+        }
+    }
+
+    /// An untouched page is here, and not to be seen yet.
+    pub(super) fn stow_initial(&mut self, page: PageId, fabric: &dyn Fabric) {
+        match self.pager.stow_initial(page) {
+            Ok(true) => {}
+            Ok(false) => self.ask_home(page, 1, fabric),
+            Err(error) => self.unreadable = Some(error),
+        }
+    }
+
+    fn ask_home(&mut self, first: PageId, pages: u64, fabric: &dyn Fabric) {
+        (0..pages).for_each(|i| self.dwell.fill(offset(first, i)));
+        fabric.send(home_of(SpaceId::of(first)), &[&wire::file_ask(first, pages as u16)]);
+    }
+
+    /// Another host asks for the first bytes of pages.
+    pub fn give_file(&mut self, to: coherence::HostId, first: PageId, pages: u16, fabric: &dyn Fabric) {
+        if self.closed.contains(&SpaceId::of(first)) {
+            return;
+        }
+        let mut bytes = vec![0; usize::from(pages) * PAGE];
+        if let Err(error) = self.pager.read_initial(first, &mut bytes) {
+            self.unreadable = Some(error);
+            return;
+        }
+        for (i, page) in (0..).zip(bytes.chunks(PAGE)) {
+            let packed = self.packer.pack(page);
+            let head = wire::file_bytes(offset(first, i));
+            fabric.send(to, &[&head, &packed.header(), packed.bytes]);
+        }
+    }
+
+    /// Home has sent a page's first bytes.
+    ///
+    /// # Errors
+    /// A [`Violation`] in what had to wait for them.
+    pub fn file_bytes(
+        &mut self,
+        page: PageId,
+        packed: Packed<'_>,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
+        // The space may have ended.
+        if !self.dwell.filled(page) {
+            return Ok(());
+        }
+        match self.node.held(page) {
+            Some(access) if self.pager.entry(page).wanted => {
+                self.arrive(page, access, Kind::FirstTouch, &packed);
+            }
+            _ => self.pager.stow(page, packed),
+        }
+        if self.dwell.holds(page) {
+            self.flush_arrived();
+            self.release(page, Instant::now(), fabric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Messages of the protocol: those that may be handled, and those that are held back ([`crate::dwell`]).
+
+use std::time::Instant;
+
+use coherence::{Event, HostId, Message, PageId, REGION_PAGES, Violation};
+use fabric::Fabric;
+use pager::{Packed, Place, SpaceId};
+
+use super::State;
+use crate::dwell::takes;
+
+impl State {
+    /// A message of the protocol arrived, and perhaps a page beside it.
+    ///
+    /// # Errors
+    /// A [`Violation`]: no host that follows the protocol could have sent this now.
+    pub fn message(
+        &mut self,
+        from: HostId,
+        message: Message,
+        page: Option<Packed<'_>>,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
+        if self.closed.contains(&SpaceId::of(PageId(message.region().0 * REGION_PAGES as u64))) {
+            return Ok(());
+        }
+        self.hear(from, message, page, fabric)?;
+        self.deliver_own(fabric)
+    }
+
+    /// What is due of what was held back is handled.
+    ///
+    /// # Errors
+    /// As [`State::message`].
+    pub fn deliver_due(&mut self, now: Instant, fabric: &dyn Fabric) -> Result<(), Violation> {
+        while let Some(page) = self.dwell.due(now) {
+            self.release(page, now, fabric)?;
+        }
+        self.flush_arrived();
+        Ok(())
+    }
+
+    /// When there is something to [deliver](State::deliver_due).
+    pub fn next_due(&self) -> Option<Instant> {
+        self.dwell.next()
+    }
+
+    /// A client here has got a page that it waited for.
+    pub(super) fn got(&mut self, page: PageId, now: Instant) {
+        if !self.spread.is_empty() && self.is_spread(SpaceId::of(page)) {
+            self.dwell.got(page, now);
+        }
+    }
+
+    /// Gives the protocol an event.
+    pub(super) fn tell(&mut self, event: Event) -> Result<(), Violation> {
+        let Self { node, actions, spread, dwell, own, .. } = self;
+        // What this host says to itself about a page that may be here for a client is held back like what others say.
+        let later = |message: &Message| {
+            let Some(page) = message.page().filter(|_| !spread.is_empty()) else { return false };
+            let waits = dwell.holds(page) || own.iter().any(|own| own.page() == Some(page));
+            waits || (takes(message) && spread.contains(&SpaceId::of(page)))
+        };
+        node.try_handle_holding(event, actions, later)
+    }
+
+    /// Hears what this host has said to itself.
+    pub(super) fn deliver_own(&mut self, fabric: &dyn Fabric) -> Result<(), Violation> {
+        while let Some(message) = self.own.pop_front() {
+            self.hear(self.me, message, None, fabric)?;
+        }
+        Ok(())
+    }
+
+    /// Handles the messages held back about a page, as far as they need not wait any more.
+    pub(super) fn release(
+        &mut self,
+        page: PageId,
+        now: Instant,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
+        while let Some(held) = self.dwell.release(page, now) {
+            self.handle(held.from, held.message, held.page(), fabric)?;
+            self.deliver_own(fabric)?;
+        }
+        Ok(())
+    }
+
+    /// Handles a message, or holds it back.
+    fn hear(
+        &mut self,
+        from: HostId,
+        message: Message,
+        beside: Option<Packed<'_>>,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
+        if let Some(page) = message.page().filter(|_| !self.dwell.is_quiet() || !self.arrived.is_empty()) {
+            if self.arrived.has(page) {
+                self.flush_arrived();
+            }
+            let now = Instant::now();
+            if !self.dwell.admits(&message, page, now) {
+                self.counters.dwelled += 1;
+                if self.dwell.hold((from, message), page, beside, now) {
+                    self.due.notify_one();
+                }
+                return Ok(());
+            }
+        }
+        self.handle(from, message, beside, fabric)
+    }
+
+    fn handle(
+        &mut self,
+        from: HostId,
+        message: Message,
+        beside: Option<Packed<'_>>,
+        fabric: &dyn Fabric,
+    ) -> Result<(), Violation> {
+        let idle = message
+            .page()
+            .is_none_or(|page| !matches!(self.pager.entry(page).place, Place::Mapped | Place::Evicting));
+        self.tell(Event::Message { from, epoch: self.epoch, message, idle })?;
+        self.carry_out(beside, fabric);
+        Ok(())
+    }
+}
