@@ -49,6 +49,8 @@ pub struct Host {
     pub told: Arc<Mutex<Vec<(u64, u64, u64)>>>,
     pub queries: Arc<AtomicU64>,
     pub faults: Arc<AtomicU64>,
+    /// The agent leaves pages unanswered.
+    pub withholds: Arc<AtomicBool>,
     space: Option<TcpStream>,
     stop: Arc<AtomicBool>,
     agent: Option<JoinHandle<()>>,
@@ -78,11 +80,13 @@ impl Host {
         let memory = memfd();
         let told = Arc::new(Mutex::new(Vec::new()));
         let (stop, faults) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let withholds = Arc::new(AtomicBool::new(false));
         let agent = Agent {
             memory: memory.try_clone().expect("a descriptor"),
             told: told.clone(),
             stop: stop.clone(),
             faults: faults.clone(),
+            withholds: withholds.clone(),
         };
         let mut host = Host {
             child,
@@ -93,6 +97,7 @@ impl Host {
             told,
             queries: Arc::default(),
             faults,
+            withholds,
             space: None,
             stop,
             agent: Some(std::thread::spawn(move || agent.serve(&listener))),
@@ -195,6 +200,7 @@ struct Agent {
     told: Arc<Mutex<Vec<(u64, u64, u64)>>>,
     stop: Arc<AtomicBool>,
     faults: Arc<AtomicU64>,
+    withholds: Arc<AtomicBool>,
 }
 
 impl Agent {
@@ -240,7 +246,10 @@ impl Agent {
                 continue;
             }
             let page = u64::from_le_bytes(message[16..24].try_into().unwrap()) & !(PAGE_BYTES - 1);
-            self.faults.fetch_add(1, Ordering::Relaxed);
+            self.faults.fetch_add(1, Ordering::SeqCst);
+            if self.withholds.load(Ordering::SeqCst) {
+                continue;
+            }
             // SAFETY: asks where data is in a file of ours.
             let data = unsafe { libc::lseek(self.memory.as_raw_fd(), page as i64, libc::SEEK_DATA) };
             if data != page as i64 {

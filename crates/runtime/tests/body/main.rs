@@ -5,6 +5,7 @@ mod common;
 mod home;
 
 use std::arch::naked_asm;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Op;
@@ -84,7 +85,7 @@ fn a_call_is_asked_at_home_and_its_result_goes_on() {
     assert_eq!(signal_of(home.info()), (SIGTRAP, SI_KERNEL));
     assert_eq!((home.registers().rax, home.registers().rip), (0x1234_5678_9abc, CODE + 16));
     assert_eq!(host.read(DATA), 0x1234_5678_9abc);
-    assert_eq!(host.queries.load(std::sync::atomic::Ordering::Relaxed), 2, "code and data, once each");
+    assert_eq!(host.queries.load(Ordering::Relaxed), 2, "code and data, once each");
 }
 
 #[test]
@@ -270,13 +271,16 @@ fn a_late_recall_harms_nobody() {
     }
     host.say(Kind::Clocks, &Clocks { real: 0, monotonic: 0, boot: 0 });
     assert_eq!(host.hear().0, Kind::Clocks as u32, "the recalls have been acted on");
-    thread.ship(&home.shipment, &home.saved);
-    let again = thread.home(Reason::Recalled);
-    assert_eq!(again.registers().rip, home.registers().rip, "nothing of it has run");
-    thread.ship(&again.shipment, &again.saved);
-    assert_eq!(thread.call().rax, 39);
-    thread.result(0);
-    thread.home(Reason::Fault);
+    let tid = thread.ship(&home.shipment, &home.saved);
+    assert_eq!(thread.call().rax, 39, "it goes on");
+
+    // While it waits for an answer an order counts: nothing more of it runs here.
+    host.say(Kind::Recall, &Recall { tid });
+    host.say(Kind::Clocks, &Clocks { real: 0, monotonic: 0, boot: 0 });
+    host.hear();
+    thread.result(5);
+    let home = thread.home(Reason::Recalled);
+    assert_eq!((home.registers().rax, home.registers().rip), (5, CODE + 8));
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn forgotten_spans_are_asked_for_again() {
     assert!(thread.hear_until_running(&host, 0).is_none());
     for version in 1..200 {
         host.layout.lock().unwrap().version = version;
-        let faults = host.faults.load(std::sync::atomic::Ordering::Relaxed);
+        let faults = host.faults.load(Ordering::Relaxed);
         host.say(Kind::Forget, &Forget { version, start: DATA, end: DATA + PAGE });
         assert_eq!(host.hear().0, Kind::Done as u32);
         let before = host.read(DATA);
@@ -302,10 +306,7 @@ fn forgotten_spans_are_asked_for_again() {
         assert_eq!(host.read(DATA), before, "nobody reaches it meanwhile");
         thread.tell(&thread.area(DATA));
         assert!(thread.hear_until_running(&host, before).is_none());
-        assert!(
-            host.faults.load(std::sync::atomic::Ordering::Relaxed) > faults,
-            "the agent sees the first touch"
-        );
+        assert!(host.faults.load(Ordering::Relaxed) > faults, "the agent sees the first touch");
     }
     host.layout.lock().unwrap().areas.clear();
     host.say(Kind::Forget, &Forget { version: 200, start: 0, end: client::SPACE_END });
@@ -313,6 +314,40 @@ fn forgotten_spans_are_asked_for_again() {
     let home = thread.home(Reason::Fault);
     assert_eq!(signal_of(home.info()), (SIGSEGV, 1));
     host.say(Kind::Recall, &Recall { tid });
+}
+
+#[test]
+fn a_thread_that_waits_for_a_page_is_not_lost() {
+    let Some(host) = host_with(code!("mov eax, 39", "syscall", "mov rax, [rdi]", "int3")) else { return };
+    let thread = host.thread();
+    let tid = thread.ship(&thread_at_code(), &[]);
+    thread.call();
+    let withhold = || {
+        host.withholds.store(true, Ordering::SeqCst);
+        host.faults.load(Ordering::SeqCst)
+    };
+    let before = withhold();
+    thread.result(0);
+    assert!(matches!(thread.hear(), Said::Query(DATA)));
+    thread.tell(&thread.area(DATA));
+    wait_until("it waits for the page", || host.faults.load(Ordering::SeqCst) > before);
+
+    // What it waits for is taken away: it asks what there is now.
+    host.layout.lock().unwrap().version = 1;
+    host.say(Kind::Forget, &Forget { version: 1, start: DATA, end: DATA + PAGE });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+    assert!(matches!(thread.hear(), Said::Query(DATA)));
+    let before = withhold();
+    thread.tell(&thread.area(DATA));
+    wait_until("it waits again", || host.faults.load(Ordering::SeqCst) > before);
+
+    // It is wanted at home: the access is not made here.
+    host.say(Kind::Recall, &Recall { tid });
+    let home = thread.home(Reason::Recalled);
+    assert_eq!(home.registers().rip, CODE + 7);
+    host.withholds.store(false, Ordering::SeqCst);
+    thread.ship(&home.shipment, &home.saved);
+    thread.home(Reason::Fault);
 }
 
 #[test]
@@ -444,7 +479,7 @@ fn threads_share_what_is_mapped_while_it_is_taken_away() {
         return;
     };
     host.map(DATA, 64 * PAGE, READ_WRITE, AreaKind::Space);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|number| {
@@ -461,7 +496,7 @@ fn threads_share_what_is_mapped_while_it_is_taken_away() {
             .collect();
         scope.spawn(|| {
             let mut version = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 version += 1;
                 let first = version % 16;
                 host.layout.lock().unwrap().version = version;
@@ -474,7 +509,7 @@ fn threads_share_what_is_mapped_while_it_is_taken_away() {
             }
         });
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         assert!(ended.iter().all(Result::is_ok));
     });
     assert_eq!(host.read(DATA), THREADS * ROUNDS);

@@ -22,7 +22,7 @@
 pub mod cpu;
 
 mod answer;
-mod channel;
+pub mod channel;
 mod clocks;
 mod door;
 mod faults;

@@ -161,6 +161,7 @@ fn board(seat: &mut Seat, bytes: usize) -> ! {
     context.mask = SigSet::FULL.minus(ADMITTED);
     // SAFETY: the seat's own; the rest of the frame is never read.
     unsafe { (&raw mut seat.frame.context).write(context) };
+    withdraw_recalls();
     let said = seat.send(Kind::Started, [Part::of(&Started { tid: u64::from(seat.tid) })]);
     if said.is_err() {
         end(seat);
@@ -172,6 +173,13 @@ fn board(seat: &mut Seat, bytes: usize) -> ! {
     }
     // SAFETY: complete, for this kernel's rt_sigreturn.
     unsafe { enter(&raw const seat.frame) }
+}
+
+/// Orders to go home that have come for an earlier stay: one for this stay is not given before home knows that it has begun.
+fn withdraw_recalls() {
+    let (recalls, now) = (SigSet::only(RECALL), [0u64; 2]);
+    // Fails when there is none, which is the usual case.
+    let _ = safe_call!(nr::RT_SIGTIMEDWAIT, &raw const recalls, 0, now.as_ptr(), 8);
 }
 
 /// arch_prctl(2): sets the GS base.
