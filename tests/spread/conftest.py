@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,13 +41,17 @@ def threads(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build(sources, tmp_path_factory.mktemp("threads") / "threads", "-O1", "-g")
 
 
-def build(sources: list[Path], binary: Path, *options: str) -> str:
-    """Builds a C program."""
-    subprocess.run(
-        [need("gcc", "gcc"), "-std=gnu17", "-Wall", "-Wextra", "-Werror", "-pthread", *options, *sources, "-o", binary],
-        check=True,
-        timeout=120,
-    )
+def build(
+    sources: list[Path],
+    binary: Path,
+    *options: str,
+    compiler: str = "gcc",
+    standard: str = "gnu17",
+    libraries: Sequence[str] = (),
+) -> str:
+    """Builds a C program, or with another compiler and standard a C++ program."""
+    words = [need(compiler, compiler), f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pthread", *options]
+    subprocess.run([*words, *map(str, sources), "-o", str(binary), *libraries], check=True, timeout=120)
     return str(binary)
 
 
