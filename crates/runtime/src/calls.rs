@@ -117,7 +117,7 @@ const fn prompt(number: u32) -> bool {
             | nr::TIMER_CREATE..=nr::CLOCK_SETTIME | nr::EXIT_GROUP | nr::EPOLL_CTL | nr::TGKILL
             | nr::MBIND..=nr::GET_MEMPOLICY | nr::MQ_NOTIFY | nr::MQ_GETSETATTR | nr::IOPRIO_SET
             | nr::IOPRIO_GET | nr::INOTIFY_INIT..=nr::MIGRATE_PAGES | nr::UNSHARE | nr::MOVE_PAGES
-            | nr::TIMERFD_CREATE | nr::TIMERFD_SETTIME..=nr::TIMERFD_GETTIME | nr::EVENTFD
+            | nr::TIMERFD_CREATE | nr::TIMERFD_SETTIME..=nr::TIMERFD_GETTIME | nr::SIGNALFD | nr::EVENTFD
             | nr::SIGNALFD4..=nr::EPOLL_CREATE1 | nr::PIPE2 | nr::INOTIFY_INIT1 | nr::RT_TGSIGQUEUEINFO | nr::PRLIMIT64
             | nr::CLOCK_ADJTIME | nr::KCMP | nr::SCHED_SETATTR | nr::SCHED_GETATTR | nr::MEMFD_CREATE
             | nr::PKEY_ALLOC | nr::PKEY_FREE | nr::PIDFD_SEND_SIGNAL | nr::PIDFD_OPEN

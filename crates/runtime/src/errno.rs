@@ -32,6 +32,7 @@ impl Errno {
             ENODEV => "ENODEV",
             ENOTDIR => "ENOTDIR",
             EINVAL => "EINVAL",
+            EMFILE => "EMFILE",
             ENAMETOOLONG => "ENAMETOOLONG",
             ENOSYS => "ENOSYS",
             ELOOP => "ELOOP",
@@ -39,6 +40,7 @@ impl Errno {
             EOVERFLOW => "EOVERFLOW",
             EOPNOTSUPP => "EOPNOTSUPP",
             ECONNREFUSED => "ECONNREFUSED",
+            EHOSTUNREACH => "EHOSTUNREACH",
             _ => "an error",
         }
     }
@@ -52,9 +54,9 @@ macro_rules! errnos {
 
 errnos! {
     EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EIO = 5, E2BIG = 7, ENOEXEC = 8, EBADF = 9, EAGAIN = 11,
-    ENOMEM = 12, EACCES = 13, EFAULT = 14, EEXIST = 17, ENODEV = 19, ENOTDIR = 20, EINVAL = 22,
+    ENOMEM = 12, EACCES = 13, EFAULT = 14, EEXIST = 17, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, EMFILE = 24,
     ENAMETOOLONG = 36, ENOSYS = 38, ELOOP = 40, EPROTO = 71, EOVERFLOW = 75, EOPNOTSUPP = 95, ETIMEDOUT = 110,
-    ECONNREFUSED = 111,
+    ECONNREFUSED = 111, EHOSTUNREACH = 113,
 }
 
 #[cfg(test)]

@@ -143,6 +143,11 @@ pub const RULES: &[(u32, Rule)] = &[
     (nr::MAP_SHADOW_STACK, Rule::Answer(ENOSYS)),
 ];
 
+/// Whether [`build`]'s filter catches calls of this number, under some condition.
+pub fn is_caught(number: u32) -> bool {
+    RULES.iter().any(|rule| rule.0 == number && matches!(rule.1, Rule::Catch(_)))
+}
+
 /// A filter under construction, and finished.
 pub struct Filter {
     instructions: [Instruction; INSTRUCTIONS_MAX],

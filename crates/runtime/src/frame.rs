@@ -112,6 +112,29 @@ pub struct SigInfo {
     rest: [u8; 100],
 }
 
+impl SigInfo {
+    /// Nothing.
+    pub const NONE: SigInfo =
+        SigInfo { signal: 0, errno: 0, code: 0, padding: 0, address: 0, number: 0, rest: [0; 100] };
+
+    /// A signal that process `pid` queues with a value.
+    pub fn queued(signal: i32, pid: u32, value: u64) -> SigInfo {
+        let mut info = SigInfo { signal, code: SI_QUEUE, address: u64::from(pid), ..SigInfo::NONE };
+        // The union: pid, uid, then the value, whose lower half is at `number`.
+        info.number = value as i32;
+        info.rest[..4].copy_from_slice(&((value >> 32) as u32).to_le_bytes());
+        info
+    }
+
+    /// The value of a queued signal.
+    pub fn value(&self) -> u64 {
+        let high = u32::from_le_bytes([self.rest[0], self.rest[1], self.rest[2], self.rest[3]]);
+        u64::from(high) << 32 | u64::from(self.number as u32)
+    }
+}
+
+/// `si_code` of a signal that was queued with a value.
+pub const SI_QUEUE: i32 = -1;
 /// `si_code` of a SIGSYS that seccomp raised.
 pub const SYS_SECCOMP: i32 = 1;
 
@@ -269,6 +292,17 @@ mod tests {
         );
         assert_eq!(Position::for_handler(0x1200, true, &alternate, 512), None, "overflow");
         assert_eq!(Position::for_handler(0x9000, true, &alternate, 0x5000), None, "too small");
+    }
+
+    #[test]
+    fn queued_values_come_back() {
+        let value = 0x0123_4567_89ab_cdef;
+        let info = SigInfo::queued(16, 7, value);
+        assert_eq!((info.signal, info.code, info.value()), (16, SI_QUEUE, value));
+        // siginfo_t: the value of a queued signal is at its byte 24.
+        // SAFETY: SigInfo is 128 bytes.
+        let bytes = unsafe { core::slice::from_raw_parts((&raw const info).cast::<u8>(), 128) };
+        assert_eq!(bytes[24..32], value.to_le_bytes());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Paths under `/proc` that name the running executable: they would show the runtime instead of the program.
+//! Paths under `/proc` that name the running executable: they would show the runtime instead of the program. And those that
+//! would show one host instead of the machine.
 
 /// Whether `path` (without its terminating zero) names the executable of process `pid`, the caller.
 pub fn names_own_executable(path: &[u8], pid: u32) -> bool {
@@ -11,6 +12,35 @@ pub fn names_own_executable(path: &[u8], pid: u32) -> bool {
 pub fn descriptor(path: &[u8]) -> Option<i32> {
     let digits = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
     number(digits).and_then(|fd| i32::try_from(fd).ok())
+}
+
+/// Files, and folders (which end in a slash), that show the machine.
+const MACHINE: [&[u8]; 5] = [
+    b"/proc/cpuinfo",
+    b"/proc/meminfo",
+    b"/proc/stat",
+    b"/sys/devices/system/cpu/",
+    b"/sys/devices/system/node/",
+];
+
+/// How much of a path [`may_show_machine`] looks at.
+pub const MACHINE_PREFIX_BYTES: usize = 24;
+
+/// Whether a path that begins so can be one of [`shows_machine`]'s.
+pub fn may_show_machine(start: &[u8]) -> bool {
+    MACHINE.iter().any(|name| {
+        let bytes = name.strip_suffix(b"/").unwrap_or(name);
+        let bytes = &bytes[..bytes.len().min(MACHINE_PREFIX_BYTES)];
+        start.starts_with(bytes)
+    })
+}
+
+/// Whether `path` (without its terminating zero) names a file that shows the machine's CPUs or memory.
+pub fn shows_machine(path: &[u8]) -> bool {
+    MACHINE.iter().any(|name| match name.strip_suffix(b"/") {
+        Some(folder) => path == folder || path.starts_with(name),
+        None => path == *name,
+    })
 }
 
 fn number(digits: &[u8]) -> Option<u32> {
@@ -32,6 +62,21 @@ mod tests {
         assert!(!names_own_executable(b"/proc/8/exe", 7));
         assert!(!names_own_executable(b"/proc/self/exe2", 7));
         assert!(!names_own_executable(b"/proc//exe", 7));
+    }
+
+    #[test]
+    fn the_machines_files() {
+        for path in
+            [&b"/proc/cpuinfo"[..], b"/sys/devices/system/cpu", b"/sys/devices/system/node/node0/cpulist"]
+        {
+            assert!(shows_machine(path) && may_show_machine(&path[..path.len().min(MACHINE_PREFIX_BYTES)]));
+        }
+        for path in
+            [&b"/proc/cpuinfo2"[..], b"/proc/self/stat", b"/sys/devices/system/cpufreq", b"proc/stat", b""]
+        {
+            assert!(!shows_machine(path));
+        }
+        assert!(!may_show_machine(b"/proc/self/maps") && !may_show_machine(b"/etc/passwd"));
     }
 
     #[test]

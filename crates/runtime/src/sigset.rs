@@ -1,5 +1,7 @@
 //! Sets of signals, as the kernel keeps them: bit n-1 is signal n.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 /// Signal numbers this crate speaks of (signal(7)).
 pub mod signal {
     /// Illegal instruction.
@@ -10,10 +12,26 @@ pub mod signal {
     pub const SIGSEGV: i32 = 11;
     /// Stop.
     pub const SIGSTOP: i32 = 19;
+    /// Stack fault of a coprocessor that no x86-64 has: in spread mode the order to move ([`super::keep_order`]).
+    pub const SIGSTKFLT: i32 = 16;
     /// Bad system call: how caught calls arrive.
     pub const SIGSYS: i32 = 31;
     /// Number of signals; they count from 1.
     pub const COUNT: i32 = 64;
+}
+
+/// The signals that the runtime keeps for itself.
+static OWN: AtomicU64 = AtomicU64::new(SigSet::only(signal::SIGSYS).0);
+
+/// From now on the order to move, SIGSTKFLT, is the runtime's own as SIGSYS is. It cannot be SIGSYS itself: one that is pending
+/// swallows the next, which may be a caught call.
+pub fn keep_order() {
+    OWN.fetch_or(SigSet::only(signal::SIGSTKFLT).0, Ordering::Relaxed);
+}
+
+/// The signals that are never blocked while the program runs, and never let in while the runtime waits.
+pub fn own_signals() -> SigSet {
+    SigSet(OWN.load(Ordering::Relaxed))
 }
 
 /// A set of signals.
@@ -42,13 +60,18 @@ impl SigSet {
         SigSet(self.0 & !other.0)
     }
 
-    /// The set without SIGSYS: a caught call while SIGSYS is blocked would kill the process.
-    pub const fn catchable(self) -> SigSet {
-        self.minus(SigSet::only(signal::SIGSYS))
+    /// Whether `signal` is in the set.
+    pub const fn has(self, signal: i32) -> bool {
+        self.0 & SigSet::only(signal).0 != 0
+    }
+
+    /// The set without the runtime's own: a caught call while SIGSYS is blocked would kill the process.
+    pub fn catchable(self) -> SigSet {
+        self.minus(own_signals())
     }
 
     /// The set after rt_sigprocmask(2) with `how` and `set`; `None` if `how` is none of its three.
-    pub const fn changed(self, how: u64, set: SigSet) -> Option<SigSet> {
+    pub fn changed(self, how: u64, set: SigSet) -> Option<SigSet> {
         match how {
             0 => Some(self.union(set).catchable()),
             1 => Some(self.minus(set).catchable()),

@@ -7,13 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::agent::{Agent, permitted};
-use common::{bare, compiled, finish, installed, path_text, runtime, same_as_native, text};
+use common::{bare, compiled, finish, installed, path_text, runtime, same_as_native, spread, text};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn same(program: &str, arguments: &[&str]) {
     let Some(program) = installed(program) else { return };
     same_as_native(&program, arguments, bare);
+    same_as_native(&program, arguments, spread);
     if permitted() {
         let agent = Agent::start(64 << 30);
         same_as_native(&program, arguments, |program, arguments| agent.command(program, arguments));
@@ -135,6 +136,7 @@ fn go() {
         Command::new(go).args(["build", "-o"]).arg(&program).arg(source).env("CGO_ENABLED", "0").status();
     assert!(built.expect("go runs").success());
     same_as_native(&program, &[], bare);
+    same_as_native(&program, &[], spread);
     if permitted() {
         let agent = Agent::start(64 << 30);
         same_as_native(&program, &[], |program, arguments| agent.command(program, arguments));

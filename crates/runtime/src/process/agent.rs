@@ -39,8 +39,8 @@ pub fn open_bare() -> Result<u64, Errno> {
     Ok(info[4].saturating_add(info[8]).saturating_mul(unit))
 }
 
-/// Opens a space at the agent behind `socket_path`; returns the bytes that the machine has.
-pub fn open(socket_path: &[u8], machine: u64) -> u64 {
+/// Opens a space at the agent behind `socket_path`; returns its number and the bytes that the machine has.
+pub fn open(socket_path: &[u8], machine: u64) -> (u64, u64) {
     let uffd = match userfaultfd() {
         Ok(uffd) => uffd,
         Err(EPERM) => {
@@ -66,7 +66,7 @@ pub fn open(socket_path: &[u8], machine: u64) -> u64 {
             }
         }
     }
-    reply.values[1]
+    (reply.values[0], reply.values[1])
 }
 
 /// A userfaultfd with the features that the agent wants, by either of the ways to get one.

@@ -21,16 +21,20 @@ use megalith_runtime::layout::{Prot, Span};
 use megalith_runtime::sigset::SigSet;
 use megalith_runtime::{PAGE, nr};
 
+use crate::live::Links;
 use crate::lock::Lock;
 use crate::own;
+use crate::pass::Noted;
 use crate::signals::Table;
 use crate::sys::{self, safe_call};
+use crate::travel::Travel;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: u64 = 128 << 10;
 const HEADER_BYTES: u64 = 2 * PAGE;
 
-/// What the runtime knows of a thread. Only the thread itself uses it, but for `kernel_tid` and `next`.
+/// What the runtime knows of a thread. Only the thread itself uses it, but for `kernel_tid`, `next` and
+/// what [`Travel`] says of itself.
 #[repr(C)]
 pub struct Block {
     /// Next in the list of blocks given up; guarded by [`RETIRED`].
@@ -55,6 +59,12 @@ pub struct Block {
     pub clear_handlers: bool,
     /// Memory for the arguments of an exec that succeeded, to be freed by the vfork(2) parent.
     pub scratch: Option<Span>,
+    /// Spread mode: a signal that came while the thread waited in a call.
+    pub noted: Option<Noted>,
+    /// Spread mode: where the thread is and is to be.
+    pub travel: Travel,
+    /// Spread mode: its neighbours in the list of threads.
+    pub links: Links,
 }
 
 struct List {
@@ -121,7 +131,12 @@ pub fn take() -> Result<*mut Block, Errno> {
             ptr::null_mut()
         }
     };
-    let block = if reused.is_null() { fresh()? } else { reused };
+    let (block, parcel) = if reused.is_null() {
+        (fresh()?, None)
+    } else {
+        // SAFETY: as above; it was written when it was taken first.
+        (reused, unsafe { (*reused).travel.parcel })
+    };
     // SAFETY: the block is nobody else's now.
     unsafe {
         block.write(Block {
@@ -136,6 +151,9 @@ pub fn take() -> Result<*mut Block, Errno> {
             borrowed: false,
             clear_handlers: false,
             scratch: None,
+            noted: None,
+            travel: Travel::new(parcel),
+            links: Links::NONE,
         });
     }
     Ok(block)

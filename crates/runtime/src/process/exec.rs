@@ -126,10 +126,10 @@ fn pass(fd: Fd, variables: &mut start::Variables) -> Result<(), Errno> {
 /// Replaces the process: the program's own argv, and its environment with ours behind it.
 fn execute(block: &mut Block, argv: u64, envp: u64, variables: &start::Variables) -> Result<u64, Errno> {
     let count = count_strings(envp)?;
-    let bytes = (count + 8) * 8;
+    let bytes = (count + 16) * 8;
     let span = own::allocate(bytes, PAGE)?;
     // SAFETY: fresh memory of that size.
-    let pointers = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u64, (count + 8) as usize) };
+    let pointers = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u64, (count + 16) as usize) };
     let mut kept = 0;
     for index in 0..count {
         if let Ok(pointer) = user::read::<u64>(envp + index * 8) {
@@ -137,7 +137,7 @@ fn execute(block: &mut Block, argv: u64, envp: u64, variables: &start::Variables
             kept += 1;
         }
     }
-    for variable in variables.pointers().into_iter().flatten() {
+    for variable in variables.pointers() {
         pointers[kept] = variable;
         kept += 1;
     }

@@ -5,8 +5,11 @@ use megalith_runtime::filter::SEEN;
 use megalith_runtime::frame::Context;
 use megalith_runtime::{nr, procfs};
 
+use crate::block::Block;
+use crate::pass::{pass, raw};
 use crate::sys::{self, safe_call};
-use crate::{own, start, user};
+use crate::trap::{self, Outcome};
+use crate::{own, start, user, view};
 
 const O_DIRECT: u64 = 0x4000;
 /// Longer than any path of [`procfs`].
@@ -56,6 +59,47 @@ pub fn open(number: u32, context: &mut Context) -> Opened {
     Opened::Again
 }
 
+/// In spread mode: a call with a path, with the file that the path is to name. It may wait (a FIFO), so its signals are let in.
+pub fn forward(block: &mut Block, number: u32, mut arguments: [u64; 6], context: &Context) -> Outcome {
+    let path = view::path_argument(number).unwrap_or(0);
+    let opens = matches!(number, nr::OPEN | nr::OPENAT);
+    if is_own_executable(arguments[path]) {
+        match number {
+            nr::READLINK | nr::READLINKAT => return Outcome::Done(raw(readlink(number, context))),
+            nr::OPENAT2 => return Outcome::Done(raw(openat2(context))),
+            _ if opens => arguments[path] = start::executable_path().as_ptr() as u64,
+            _ => {}
+        }
+    }
+    let mut room = [0; view::PATH_BYTES];
+    match view::redirected(arguments[path], &mut room) {
+        Ok(Some(shown)) => arguments[path] = shown,
+        Ok(None) => {}
+        Err(errno) => return Outcome::Done(errno.as_return()),
+    }
+    let mut how = [0u64; 3];
+    if opens {
+        arguments[path + 1] &= !O_DIRECT;
+    } else if number == nr::OPENAT2
+        && arguments[3] == size_of_val(&how) as u64
+        && let Ok(given) = user::read::<[u64; 3]>(arguments[2])
+    {
+        how = given;
+        how[0] &= !O_DIRECT;
+        arguments[2] = how.as_ptr() as u64;
+    }
+    trap::made(pass(block, number, arguments, context.mask))
+}
+
+/// In spread mode: fcntl(2) with F_SETFL does not set O_DIRECT (see [`open`]).
+pub fn without_direct(number: u32, mut arguments: [u64; 6]) -> [u64; 6] {
+    const F_SETFL: u32 = 4;
+    if number == nr::FCNTL && arguments[1] as u32 == F_SETFL {
+        arguments[2] &= !O_DIRECT;
+    }
+    arguments
+}
+
 /// openat2(2): rdi directory, rsi path, rdx struct open_how, r10 its length.
 pub fn openat2(context: &Context) -> Result<u64, Errno> {
     let registers = &context.registers;
@@ -100,18 +144,20 @@ pub fn descriptor(number: u32, context: &Context) -> Result<u64, Errno> {
 
 /// close_range(2), around the runtime's descriptors.
 pub fn close_range(first: u64, last: u64, flags: u64) -> Result<u64, Errno> {
-    let (first, last) = (first as u32, last as u32);
-    let (ours, past) = (own::MEMFD as u32, own::RUNTIME as u32 + 1);
-    if first > last || last < ours || first >= past {
-        return safe_call!(nr::CLOSE_RANGE, first, last, flags);
+    let (mut first, last) = (first as u32, last as u32);
+    if first > last {
+        return Err(EINVAL);
     }
-    if first < ours {
-        safe_call!(nr::CLOSE_RANGE, first, ours - 1, flags)?;
+    while let Some(held) = own::next_held(first).filter(|held| *held <= last) {
+        if first < held {
+            safe_call!(nr::CLOSE_RANGE, first, held - 1, flags)?;
+        }
+        if held == last {
+            return Ok(0);
+        }
+        first = held + 1;
     }
-    if last >= past {
-        safe_call!(nr::CLOSE_RANGE, past, last, flags)?;
-    }
-    Ok(0)
+    safe_call!(nr::CLOSE_RANGE, first, last, flags)
 }
 
 /// fcntl(2) with F_SETFL and O_DIRECT.

@@ -6,29 +6,41 @@
 //! ([`signals`]). All of it uses its own memory above the space ([`block`]), no libc, no TLS: FS and GS are the
 //! program's.
 //!
-//! Lock order: [`signals`]' table, then [`space::SPACE`], then [`block`]'s list. All signals are blocked while a
-//! lock is held, so a holder is never interrupted by itself.
+//! In spread mode (docs/spread.md) threads run on other hosts too: every call is caught ([`trap`]), one that may wait is made by
+//! [`pass`], and a thread that is to be elsewhere leaves by [`away`]. The other end of that is [`body`].
+//!
+//! Lock order: [`signals`]' table, then [`space::SPACE`], then [`hosts`]' list, then [`live`]'s, then [`block`]'s. All signals are
+//! blocked while a lock is held, so a holder is never interrupted by itself.
 #![no_main]
 #![no_std]
 
 mod affinity;
 mod agent;
+mod away;
 mod block;
 mod body;
 mod exec;
 mod files;
+mod hosts;
+mod live;
 mod load;
 mod lock;
+mod machine;
 mod memory;
 mod own;
+mod pass;
 mod say;
 mod signals;
 mod space;
+mod spread;
 mod start;
+mod steward;
 mod sys;
 mod threads;
 mod trap;
+mod travel;
 mod user;
+mod view;
 
 #[panic_handler]
 fn panicked(info: &core::panic::PanicInfo) -> ! {

@@ -3,7 +3,7 @@
 //! The kernel knows one handler for all of them, [`on_signal`], which runs on the thread's block. It builds the
 //! frame that the kernel would have built, on the program's stack, and returns into the program's handler with
 //! it; that handler's own rt_sigreturn(2) is the kernel's business again. SIGSYS is never blocked: it is how
-//! caught calls arrive.
+//! caught calls arrive. In spread mode SIGSTKFLT is treated alike: it is how a thread that runs is told to move.
 
 use core::arch::{asm, naked_asm};
 
@@ -13,9 +13,10 @@ use megalith_runtime::frame::{
     SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SigInfo, sa, saved_bytes,
 };
 use megalith_runtime::nr;
-use megalith_runtime::sigset::{SigSet, signal};
+use megalith_runtime::sigset::{SigSet, own_signals, signal};
 
 use crate::block::Block;
+use crate::pass;
 use crate::sys::{self, safe_call};
 use crate::{say, user};
 
@@ -57,7 +58,7 @@ impl Table {
         for number in 1..=signal::COUNT {
             if self.get(number).is_function() {
                 self.set(number, Action::DEFAULT);
-                if number != signal::SIGSYS {
+                if !own_signals().has(number) {
                     let _ = install(number, &Action::DEFAULT);
                 }
             }
@@ -92,15 +93,18 @@ pub unsafe fn enter(frame: *const Frame) -> ! {
     }
 }
 
-/// Installs the handler of caught calls.
-pub fn catch(handler: unsafe extern "C" fn(i32, *mut SigInfo, *mut Context)) -> Result<(), Errno> {
+/// Installs the runtime's handler of a signal of its own: of caught calls, or of orders to move.
+pub fn catch(
+    number: i32,
+    handler: unsafe extern "C" fn(i32, *mut SigInfo, *mut Context),
+) -> Result<(), Errno> {
     let action = Action {
         handler: handler as usize as u64,
         flags: sa::SIGINFO | sa::ONSTACK | sa::NODEFER | sa::RESTORER,
         restorer: restore as *const () as u64,
         mask: SigSet::FULL,
     };
-    safe_call!(nr::RT_SIGACTION, signal::SIGSYS, &raw const action, 0, 8).map(|_| ())
+    safe_call!(nr::RT_SIGACTION, number, &raw const action, 0, 8).map(|_| ())
 }
 
 /// The mask that the program starts with: `told`, or the process's own; never with SIGSYS.
@@ -126,6 +130,10 @@ fn install(number: i32, action: &Action) -> Result<(), Errno> {
         };
     }
     native.mask = native.mask.catchable();
+    if own_signals().has(signal::SIGSTKFLT) {
+        // An order finds a thread in the program, never here.
+        native.mask = native.mask.union(SigSet::only(signal::SIGSTKFLT));
+    }
     safe_call!(nr::RT_SIGACTION, number, &raw const native, 0, 8).map(|_| ())
 }
 
@@ -145,7 +153,7 @@ pub fn sigaction(block: &Block, number: i32, new: u64, old: u64, set_bytes: u64)
             action.flags &= sa::KNOWN;
             action.mask =
                 action.mask.minus(SigSet::only(signal::SIGKILL).union(SigSet::only(signal::SIGSTOP)));
-            if number != signal::SIGSYS {
+            if !own_signals().has(number) {
                 install(number, &action)?;
             }
             let before = table.get(number);
@@ -217,6 +225,11 @@ unsafe extern "C" fn on_signal(number: i32, info: *mut SigInfo, context: *mut Co
     // SAFETY: the kernel runs handlers on the block's stack, and passes a frame that is nobody else's.
     let (block, info, context) = unsafe { (Block::current(), &mut *info, &mut *context) };
     if in_runtime(context.registers.rip) {
+        let before = block.interrupted.unwrap_or(mask);
+        if pass::note(block, number, info, context, before) {
+            block.interrupted = None;
+            return;
+        }
         // A wrapper that had not yet blocked signals: it goes first, and this signal comes again after it.
         block.interrupted = Some(context.mask);
         context.mask = SigSet::FULL;
@@ -239,7 +252,7 @@ pub fn deliver(block: &mut Block, number: i32, info: &SigInfo, context: &mut Con
         let action = table.get(number);
         if action.is_function() && action.flags & sa::RESETHAND != 0 {
             table.set(number, Action { handler: SIG_DFL, ..action });
-            if number != signal::SIGSYS {
+            if !own_signals().has(number) {
                 let _ = install(number, &Action::DEFAULT);
             }
         }
@@ -293,9 +306,9 @@ pub fn deliver(block: &mut Block, number: i32, info: &SigInfo, context: &mut Con
     registers.rflags &= !CLEARED_FLAGS;
     // A handler starts with a clean floating-point state.
     registers.fpstate = 0;
-    let own = if number == signal::SIGSYS && action.flags & sa::NODEFER == 0 {
+    let own = if own_signals().has(number) && action.flags & sa::NODEFER == 0 {
         action.mask.union(SigSet::only(number))
-    } else if number == signal::SIGSYS {
+    } else if own_signals().has(number) {
         action.mask
     } else {
         SigSet::EMPTY
@@ -304,10 +317,46 @@ pub fn deliver(block: &mut Block, number: i32, info: &SigInfo, context: &mut Con
 }
 
 fn by_default(number: i32, info: &SigInfo) {
-    if number == signal::SIGSYS {
+    if own_signals().has(number) {
         let _ = install(number, &Action::DEFAULT);
     }
     again(number, info);
+}
+
+/// Delivers the signal that was noted while a call was made.
+pub fn deliver_noted(block: &mut Block, context: &mut Context) {
+    if let Some(noted) = block.noted.take() {
+        deliver(block, noted.number, &noted.info, context, noted.mask);
+    }
+}
+
+/// Sends the noted signal once more, to come when the mask lets it: something else goes first.
+pub fn postpone_noted(block: &mut Block) {
+    if let Some(noted) = block.noted.take() {
+        again(noted.number, &noted.info);
+    }
+}
+
+/// Delivers a signal that a fault of the program's has raised elsewhere. As in Linux it cannot be blocked or ignored: then it
+/// kills.
+pub fn force(block: &mut Block, info: &SigInfo, context: &mut Context) {
+    let number = info.signal;
+    let deaf = context.mask.has(number) || !block.table().take().get(number).is_function();
+    if deaf {
+        block.table().take().set(number, Action::DEFAULT);
+        let _ = install(number, &Action::DEFAULT);
+        context.mask = context.mask.minus(SigSet::only(number));
+        return again(number, info);
+    }
+    let mask = context.mask.union(handler_mask(block, number));
+    deliver(block, number, info, context, mask);
+}
+
+/// What the kernel would block while the program's handler of `number` runs.
+fn handler_mask(block: &Block, number: i32) -> SigSet {
+    let action = block.table().take().get(number);
+    let own = if action.flags & sa::NODEFER == 0 { SigSet::only(number) } else { SigSet::EMPTY };
+    action.mask.union(own)
 }
 
 /// There is no room for the frame: SIGSEGV, and the default action if that was the signal already.

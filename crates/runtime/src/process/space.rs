@@ -1,18 +1,21 @@
 //! The layout calls: mmap, munmap, mremap, mprotect, brk, madvise, mlock.
 //!
-//! Every change is made in this order, under [`SPACE`]: the kernel's mapping, the agent's knowledge, the layout.
+//! Every change is made in this order, under [`SPACE`]: the kernel's mapping, the other hosts' mappings (docs/spread.md), the
+//! agent's knowledge, the layout. So when the agent discards bytes nobody can touch them any more, and a body that asks what is
+//! at an address is answered before all of this or after.
 //! A page of the space that another thread may reach is registered before it can be touched: what replaces a
 //! mapping is mapped without access first.
 
 use megalith_runtime::errno::{EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM, Errno};
 use megalith_runtime::layout::{Area, Kind, Layout, Prot, Span};
 use megalith_runtime::mapping::{Place, Plan, Remap, Request, Source, flag};
+use megalith_runtime::ship::{self, AreaKind};
 use megalith_runtime::{PAGE, SPACE_END, nr, page_up};
 
 use crate::agent::Backing;
 use crate::lock::{Guard, Lock};
 use crate::sys::{self, Fd, LIMIT_DATA};
-use crate::{own, say};
+use crate::{hosts, own, say};
 
 /// Linux's default `vm.max_map_count`.
 const AREAS_MAX: usize = 65_530;
@@ -29,6 +32,8 @@ pub struct Space {
     machine_bytes: u64,
     heap_start: u64,
     heap_end: u64,
+    /// Counts what other hosts must learn: mappings that went, and rights that were taken away.
+    version: u64,
 }
 
 /// The one space of this process.
@@ -40,7 +45,7 @@ pub fn open(backing: Backing, machine_bytes: u64) -> Result<(), Errno> {
     // SAFETY: fresh memory of that size; Area has no invalid bit pattern that zeros would be (Kind 0, false).
     let storage = unsafe { core::slice::from_raw_parts_mut(storage.start as *mut Area, AREAS_MAX) };
     let layout = Layout::new(storage);
-    *SPACE.take() = Some(Space { layout, backing, machine_bytes, heap_start: 0, heap_end: 0 });
+    *SPACE.take() = Some(Space { layout, backing, machine_bytes, heap_start: 0, heap_end: 0, version: 0 });
     Ok(())
 }
 
@@ -69,6 +74,28 @@ fn range(addr: u64, length: u64) -> Result<Span, Errno> {
 }
 
 impl Space {
+    /// What is at `address`, for a body.
+    pub fn area(&self, address: u64) -> ship::Area {
+        let page = Span::new(address & !(PAGE - 1), PAGE);
+        // Above the space there is nothing but what the kernel at home maps.
+        let beyond = address >= SPACE_END;
+        let (span, prot, kind) = match self.layout.at(address) {
+            Some(area) => (area.span, area.prot, kind_for_bodies(area.kind)),
+            None if beyond => (page, Prot::NONE, AreaKind::Native),
+            None => (page, Prot::NONE, AreaKind::None),
+        };
+        let (start, end) = (span.start, span.end);
+        ship::Area { version: self.version, start, end, prot: u64::from(prot.0), kind: kind as u64 }
+    }
+
+    /// Makes the other hosts unmap `span`, before its bytes or its rights go. Costs nothing while there is none.
+    fn forget_elsewhere(&mut self, span: Span) {
+        if hosts::any() && !self.layout.is_free(span) {
+            self.version += 1;
+            hosts::forget(self.version, span);
+        }
+    }
+
     /// mmap(2).
     pub fn mmap(&mut self, request: Request, fd: Fd) -> Result<u64, Errno> {
         if request.flags & flag::GROWSDOWN != 0 {
@@ -166,6 +193,7 @@ impl Space {
         if let Err(errno) = self.backing.register(span) {
             say::fatal(&[b"memory cannot be registered with userfaultfd: ", errno.name().as_bytes()]);
         }
+        self.forget_elsewhere(span);
         let dirty = self.layout.pieces(span).any(|piece| piece.kind.in_space());
         self.layout.remove(span);
         match file {
@@ -204,6 +232,7 @@ impl Space {
 
     /// Removes `span` from the agent and from the layout; the kernel's mapping has gone already.
     fn forget(&mut self, span: Span) {
+        self.forget_elsewhere(span);
         let mut at = span.start;
         while at < span.end {
             let rest = Span { start: at, end: span.end };
@@ -276,6 +305,9 @@ impl Space {
             }
             // SAFETY: program memory; the layout has just said so.
             unsafe { sys::protect(piece, bits, key)? };
+            if area.prot.0 & !new.0 != 0 {
+                self.forget_elsewhere(piece);
+            }
             self.layout.protect(piece, new);
             span.start = piece.end;
         }
@@ -407,6 +439,7 @@ impl Space {
         let arguments = [old.start, old.bytes(), new.bytes(), MREMAP_MOVE_FIXED, new.start, 0];
         // SAFETY: program memory on both sides.
         unsafe { sys::call(nr::MREMAP, arguments)? };
+        self.forget_elsewhere(old);
         self.layout.remove(old);
         self.forget(new);
         self.layout.insert(Area { span: new, ..area });
@@ -418,6 +451,7 @@ impl Space {
         self.place(Area { span: new, prot: Prot::READ_WRITE, ..area }, None)?;
         // SAFETY: program memory. Nobody may write it while it moves, as nobody can in Linux.
         unsafe { sys::protect(old, u64::from(Prot::READ.0), None)? };
+        self.forget_elsewhere(old);
         let mut done = 0;
         while done < old.bytes() {
             let chunk = Span::new(old.start + done, MOVE_BYTES.min(old.bytes() - done));
@@ -516,6 +550,14 @@ fn probe(bytes: u64, request: Request, fd: Fd) -> Result<(), Errno> {
     let mapped = unsafe { sys::call(nr::MMAP, [0, bytes, request.prot, flags, fd as u64, request.offset])? };
     // SAFETY: mapped just now, and never used.
     unsafe { sys::unmap(Span::new(mapped, bytes)) }
+}
+
+fn kind_for_bodies(kind: Kind) -> AreaKind {
+    match kind {
+        Kind::Anonymous | Kind::SharedAnonymous => AreaKind::Space,
+        Kind::FileCopy => AreaKind::FileCopy,
+        Kind::Native => AreaKind::Native,
+    }
 }
 
 fn copy_page(from: u64, to: u64) {

@@ -3,6 +3,7 @@
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use client::env;
 use megalith_runtime::elf::NotRunnable;
@@ -19,7 +20,7 @@ use crate::body;
 use crate::load::{self, Program};
 use crate::say;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
-use crate::{affinity, own, signals, space, trap};
+use crate::{affinity, live, own, signals, space, spread, trap};
 
 const PATH_BYTES: usize = 4096;
 const ARGUMENTS_MAX: usize = 2 * DEPTH_MAX;
@@ -39,7 +40,11 @@ unsafe impl<T> Sync for Once<T> {}
 
 static PROGRAM: Once<([u8; PATH_BYTES], usize)> = Once(UnsafeCell::new(([0; PATH_BYTES], 0)));
 static EXECUTABLE: Once<[u8; PATH_BYTES]> = Once(UnsafeCell::new([0; PATH_BYTES]));
-static VARIABLES: Once<(u64, u64)> = Once(UnsafeCell::new((0, 0)));
+/// Addresses of `NAME=value` strings that go through exec as they are; 0 for one that is not set.
+static VARIABLES: Once<[u64; PASSED_ON.len()]> = Once(UnsafeCell::new([0; PASSED_ON.len()]));
+/// Their names.
+const PASSED_ON: [&str; 5] = [env::SOCKET, env::MACHINE, env::SPREAD, env::CPUS, env::VIEW];
+static MACHINE: AtomicU64 = AtomicU64::new(0);
 
 /// The path that the program was started by, for messages.
 pub fn program_path() -> &'static [u8] {
@@ -53,6 +58,24 @@ pub fn executable_path() -> &'static CStr {
     // SAFETY: see Once; the last byte is never written.
     let path = unsafe { &*EXECUTABLE.0.get() };
     CStr::from_bytes_until_nul(path).unwrap_or(c"")
+}
+
+/// Path of the agent's `client.sock`; empty in bare mode.
+pub fn socket_path() -> &'static [u8] {
+    // SAFETY: see Once; the kernel's string, which lives for ever.
+    match unsafe { (*VARIABLES.0.get())[0] } {
+        0 => b"",
+        address => {
+            // SAFETY: as above.
+            let entry = unsafe { CStr::from_ptr(address as *const _) }.to_bytes();
+            value_of(entry, env::SOCKET).unwrap_or(b"")
+        }
+    }
+}
+
+/// The machine's id; 0 in bare mode.
+pub fn machine_id() -> u64 {
+    MACHINE.load(Ordering::Relaxed)
 }
 
 /// readlink(2) of `/proc/self/fd/FD`.
@@ -69,8 +92,10 @@ pub fn link_of(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// What one runtime tells the next through exec, in the variable `MEGALITH_RUNTIME`.
 #[derive(Clone, Copy, Default)]
 struct Told {
-    /// `f`: the filter is inherited.
+    /// `f`: a filter is inherited.
     filter: bool,
+    /// `s`: it is that of spread mode.
+    spread: bool,
     /// `p`: the program is the descriptor [`own::PASSED`].
     passed: bool,
     /// `m` and 16 digits: the mask to start with; an exec is made with all signals blocked.
@@ -89,7 +114,9 @@ impl Told {
         state[..name.len()].copy_from_slice(name);
         state[name.len()] = b'=';
         let mut at = name.len() + 1;
-        for (said, letter) in [(self.filter, b'f'), (self.passed, b'p'), (self.unlimited_stack, b'u')] {
+        for (said, letter) in
+            [(self.filter, b'f'), (self.spread, b's'), (self.passed, b'p'), (self.unlimited_stack, b'u')]
+        {
             if said {
                 state[at] = letter;
                 at += 1;
@@ -116,7 +143,7 @@ pub struct Variables {
 impl Variables {
     /// For a process that has the filter, and blocks `mask`.
     pub fn new(mask: SigSet) -> Variables {
-        let told = Told { filter: true, mask: Some(mask), ..Told::default() };
+        let told = Told { filter: true, spread: spread::on(), mask: Some(mask), ..Told::default() };
         Variables { program: [0; PATH_BYTES + 32], program_bytes: 0, told, state: told.variable() }
     }
 
@@ -151,11 +178,11 @@ impl Variables {
     }
 
     /// `NAME=value` strings for the new environment.
-    pub fn pointers(&self) -> [Option<u64>; 4] {
+    pub fn pointers(&self) -> impl Iterator<Item = u64> {
         // SAFETY: see Once.
-        let (socket, machine) = unsafe { *VARIABLES.0.get() };
-        let other = |pointer: u64| (pointer != 0).then_some(pointer);
-        [Some(self.program.as_ptr() as u64), Some(self.state.as_ptr() as u64), other(socket), other(machine)]
+        let passed_on = unsafe { *VARIABLES.0.get() };
+        let own = [self.program.as_ptr() as u64, self.state.as_ptr() as u64];
+        own.into_iter().chain(passed_on.into_iter().filter(|pointer| *pointer != 0))
     }
 }
 
@@ -226,7 +253,7 @@ fn value_of<'a>(entry: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 fn is_ours(entry: &[u8]) -> bool {
-    [env::SOCKET, env::MACHINE, env::PROGRAM, STATE].iter().any(|name| value_of(entry, name).is_some())
+    PASSED_ON.iter().chain(&[env::PROGRAM, STATE]).any(|name| value_of(entry, name).is_some())
 }
 
 unsafe extern "C" fn main(stack: *const u64) -> ! {
@@ -236,6 +263,7 @@ unsafe extern "C" fn main(stack: *const u64) -> ! {
     }
     let told = told(&given);
     remember(&given);
+    choose_mode(&given, told);
     keep_out_of_the_space(&given, told);
     if told.unlimited_stack {
         let hard = sys::limit(LIMIT_STACK).hard;
@@ -275,7 +303,24 @@ fn told(given: &Given) -> Told {
     });
     let letters = letters.split(|letter| *letter == b'm').next().unwrap_or(b"");
     let has = |letter: u8| letters.contains(&letter);
-    Told { mask, filter: has(b'f'), passed: has(b'p'), unlimited_stack: has(b'u') }
+    Told { mask, filter: has(b'f'), spread: has(b's'), passed: has(b'p'), unlimited_stack: has(b'u') }
+}
+
+/// Spread mode, if the environment says so, or if the filter that is inherited is that mode's: every call is caught then.
+fn choose_mode(given: &Given, told: Told) {
+    let starts = given.variable(env::SPREAD);
+    if starts.is_none() && !told.spread {
+        return;
+    }
+    let other = |name: &str| given.variable(name).unwrap_or(b"");
+    if spread::turn_on(starts.unwrap_or(b""), other(env::CPUS), other(env::VIEW)).is_err() {
+        say::fatal(&[
+            env::SPREAD.as_bytes(),
+            b" or ",
+            env::CPUS.as_bytes(),
+            b" is no list of numbers that can be",
+        ]);
+    }
 }
 
 fn remember(given: &Given) {
@@ -294,7 +339,7 @@ fn remember(given: &Given) {
         let program = &mut *PROGRAM.0.get();
         program.0[..path.len()].copy_from_slice(path);
         program.1 = path.len();
-        *VARIABLES.0.get() = (pointer(env::SOCKET), pointer(env::MACHINE));
+        *VARIABLES.0.get() = PASSED_ON.map(pointer);
     }
 }
 
@@ -410,7 +455,11 @@ fn open_space(given: &Given) -> (Backing, u64) {
     let Some(socket) = given.variable(env::SOCKET) else {
         return (Backing::Bare, check(agent::open_bare(), b"no memfd"));
     };
-    (Backing::Agent, agent::open(socket, machine(given)))
+    let machine = machine(given);
+    let (space, bytes) = agent::open(socket, machine);
+    spread::set_space(space);
+    MACHINE.store(machine, Ordering::Relaxed);
+    (Backing::Agent, bytes)
 }
 
 /// The machine's id.
@@ -522,6 +571,13 @@ fn arm(told: Told) {
     block.table = &raw const block.own_table;
     let _ = safe_call!(nr::SET_TID_ADDRESS, block.kernel_tid.as_ptr());
     check(block.use_stack(), b"no signal stack");
-    check(trap::arm(told.filter), b"seccomp is not permitted");
+    if spread::on() {
+        block.travel.may_leave = true;
+        // SAFETY: this thread's block, from here on.
+        unsafe { live::list().add(first, sys::tid()) };
+    }
+    // A filter of expand mode is no hindrance to that of spread mode on top of it.
+    let inherited = told.filter && (told.spread || !spread::on());
+    check(trap::arm(inherited), b"seccomp is not permitted");
     signals::start_with(told.mask);
 }

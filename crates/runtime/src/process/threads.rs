@@ -5,24 +5,36 @@
 //! `clear_child_tid` and the robust list from an exiting thread, where userfaultfd serves no faults.
 
 use core::arch::naked_asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use client::Why;
 use megalith_runtime::errno::{EFAULT, EINVAL, ENOSYS, Errno};
 use megalith_runtime::frame::{Context, FXSAVE_BYTES, Frame, Position, saved_bytes};
 use megalith_runtime::nr;
 
 use crate::block::{self, BLOCK_BYTES, Block};
+use crate::live::Left;
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
-use crate::{affinity, own, say, signals, space, user};
+use crate::travel::{HOME, Place};
+use crate::{affinity, away, live, own, say, signals, space, spread, steward, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
     pub const SIGHAND: u64 = 0x800;
     pub const VFORK: u64 = 0x4000;
+    pub const THREAD: u64 = 0x1_0000;
     pub const CHILD_CLEARTID: u64 = 0x20_0000;
     pub const CHILD_SETTID: u64 = 0x100_0000;
     pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+}
+
+/// Whether the program has made a second thread.
+static MANY: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program has made a second thread: before, in spread mode, the first one does not leave.
+pub fn are_many() -> bool {
+    MANY.load(Ordering::Relaxed)
 }
 
 /// struct clone_args, in its present length.
@@ -142,6 +154,13 @@ fn prepare(parent: &Block, context: &Context, flags: u64, child_tid: u64, rsp: u
         child.own_table = Lock::new(parent.table().take().copy());
         &raw const child.own_table
     };
+    if spread::on() && flags & flag::THREAD != 0 {
+        steward::ensure();
+        MANY.store(true, Ordering::Relaxed);
+        child.travel.may_leave = true;
+        child.travel.cpus = parent.travel.cpus;
+        child.travel.set_wish(spread::settings().next_start());
+    }
     Ok(Unborn { block: taken, stack: write_frame(child, context, rsp) })
 }
 
@@ -179,11 +198,19 @@ fn finish(child: Unborn, flags: u64, start: impl FnOnce(u64, u64) -> i64) -> Res
     // SAFETY: the child does not run yet.
     let tid = unsafe { (*child).kernel_tid.as_ptr() as u64 };
     affinity::restore();
+    // A thread is listed before it can be asked for, or end: it takes the list to do so.
+    let mut live = (spread::on() && flags & flag::THREAD != 0).then(live::list);
     let started = Errno::check(start(stack, tid));
+    if let (Some(list), Ok(tid)) = (&mut live, started) {
+        // SAFETY: the child's block, which it gives up only after it has taken the list.
+        unsafe { list.add(child, tid as u32) };
+    }
+    drop(live);
     let ended = flags & flag::VFORK != 0;
     if let (Ok(tid), true) = (started, ended) {
         // A child that was killed may have died with a lock, and as a zombie it would look alive to a waiter.
         space::SPACE.expect_free_of(tid as u32);
+        live::expect_free_of(tid as u32);
         block::expect_free_of(tid as u32);
     }
     if started.is_err() || ended {
@@ -223,7 +250,7 @@ unsafe extern "C" fn start(number: u32, a: u64, b: u64, c: u64, d: u64, e: u64) 
 }
 
 /// The first steps of a new thread, on its block's stack; all signals are blocked.
-unsafe extern "C" fn started(frame: *const Frame) -> ! {
+unsafe extern "C" fn started(frame: *mut Frame) -> ! {
     // SAFETY: this thread runs on its block.
     let block = unsafe { Block::current() };
     if let Err(errno) = block.use_stack() {
@@ -236,7 +263,11 @@ unsafe extern "C" fn started(frame: *const Frame) -> ! {
         // As in the kernel, a bad address is the program's own loss.
         let _ = user::write(block.set_tid, &sys::tid());
     }
-    // SAFETY: the creator has completed the frame.
+    if block.travel.wish() != HOME {
+        // SAFETY: the creator has completed the frame, and it is this thread's.
+        away::go(block, unsafe { &mut (*frame).context });
+    }
+    // SAFETY: as above.
     unsafe { signals::enter(frame) }
 }
 
@@ -252,6 +283,16 @@ pub fn exit(block: &mut Block, code: u64) -> ! {
     let address = block.clear_tid;
     if address != 0 && user::write(address, &0u32).is_ok() {
         wake(address);
+    }
+    if block.travel.may_leave {
+        away::close(block);
+        steward::placed(block.travel.tid, Place::HOME, Why::Ended as u64);
+        if let Left::Nobody(code) = live::remove(block, code)
+            && steward::runs()
+        {
+            // The steward is no thread of the program's: the process ends with the last one that is.
+            sys::exit(code as i32);
+        }
     }
     if !block.borrowed {
         // SAFETY: nothing of the header is used from here on; the kernel clears `kernel_tid` when the thread is

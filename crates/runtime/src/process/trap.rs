@@ -1,25 +1,35 @@
 //! Caught calls: the SIGSYS handler, its table, and the filter that raises it.
 
-use megalith_runtime::errno::{EINVAL, ENOSYS, EPERM, Errno};
-use megalith_runtime::filter::{self, Filter, Instruction};
-use megalith_runtime::frame::{Context, SYS_SECCOMP, SigInfo};
+use megalith_runtime::calls::{self, Class};
+use megalith_runtime::errno::{EBADF, EINVAL, ENOSYS, EPERM, Errno};
+use megalith_runtime::filter::{self, Filter, Instruction, option};
+use megalith_runtime::frame::{Context, Registers, SYS_SECCOMP, SigInfo};
 use megalith_runtime::mapping::Request;
 use megalith_runtime::nr;
+use megalith_runtime::sigset::signal;
 
 use crate::block::Block;
 use crate::files::{self, Opened};
+use crate::pass::{pass, raw};
 use crate::sys::safe_call;
-use crate::{affinity, exec, say, signals, space, threads};
+use crate::{affinity, away, exec, machine, own, say, signals, space, spread, steward, threads, view};
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 /// The program is no more adversarial than it was: no speculation barriers on its account.
 const SPEC_ALLOW: u64 = 4;
 const PR_SET_NO_NEW_PRIVS: u64 = 38;
 
-/// Catches SIGSYS, and installs the filter unless this process has inherited it.
+/// Catches SIGSYS, in spread mode orders too, and installs the mode's filter unless this process has inherited it.
 pub fn arm(inherited: bool) -> Result<(), Errno> {
-    signals::catch(on_sigsys)?;
-    if inherited { Ok(()) } else { install(&filter::build()) }
+    signals::catch(signal::SIGSYS, on_sigsys)?;
+    if spread::on() {
+        signals::catch(signal::SIGSTKFLT, steward::on_order)?;
+    }
+    match inherited {
+        true => Ok(()),
+        false if spread::on() => install(&filter::build_spread()),
+        false => install(&filter::build()),
+    }
 }
 
 /// Installs a filter for this process, for good.
@@ -46,12 +56,90 @@ unsafe extern "C" fn on_sigsys(number: i32, info: *mut SigInfo, context: *mut Co
         let mask = context.mask;
         return signals::deliver(block, number, info, context, mask);
     }
-    if let Some(result) = answer(block, info.number as u32, context) {
-        context.registers.rax = match result {
-            Ok(value) => value,
-            Err(errno) => errno.as_return() as u64,
-        };
+    let number = info.number as u32;
+    if spread::on() {
+        return at_home(block, number, context);
     }
+    if let Some(result) = answer(block, number, context) {
+        context.registers.rax = raw(result) as u64;
+    }
+}
+
+/// A call in spread mode, of a thread that is at home: afterwards the thread may leave.
+fn at_home(block: &mut Block, number: u32, context: &mut Context) {
+    match perform(block, number, context) {
+        Outcome::Done(value) => context.registers.rax = value as u64,
+        Outcome::NotMade => {
+            // Back to the two bytes of `syscall`: it is made again after the signal.
+            context.registers.rax = u64::from(number);
+            context.registers.rip -= 2;
+        }
+    }
+    if block.noted.is_some() {
+        return signals::deliver_noted(block, context);
+    }
+    away::go(block, context);
+}
+
+/// What has become of a call.
+pub enum Outcome {
+    /// It was made, with this result. If it waited, a signal may be noted that came meanwhile.
+    Done(i64),
+    /// It was not made, because of the signal that is noted.
+    NotMade,
+}
+
+/// A call in spread mode, made by the thread at home or by the deputy of one that is away.
+pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome {
+    let r = context.registers;
+    let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let done = |result| Outcome::Done(raw(result));
+    match (calls::class(number), number) {
+        (Class::Machine, _) => done(machine::answer(block, number, context)),
+        // For these the runtime has no answer of its own.
+        (Class::Local, _) | (_, nr::SET_ROBUST_LIST | nr::GET_ROBUST_LIST) => {
+            done(files::native(number, context))
+        }
+        (Class::Refused, _) if !filter::is_caught(number) => Outcome::Done(ENOSYS.as_return()),
+        (Class::Forwarded { .. }, nr::CLOSE | nr::DUP2 | nr::DUP3 | nr::FCNTL) if names_own(number, &r) => {
+            Outcome::Done(EBADF.as_return())
+        }
+        (Class::Forwarded { .. }, nr::CLOSE_RANGE) => done(files::close_range(r.rdi, r.rsi, r.rdx)),
+        (Class::Forwarded { .. }, nr::PRCTL) if refuses(r.rdi) => {
+            Outcome::Done(refused(number, r.rdi).as_return())
+        }
+        (Class::Forwarded { .. }, nr::SHMAT) if r.rsi != 0 => {
+            Outcome::Done(refused(number, r.rdi).as_return())
+        }
+        (Class::Forwarded { .. }, _) if view::path_argument(number).is_some() => {
+            files::forward(block, number, arguments, context)
+        }
+        (Class::Forwarded { may_block: true }, _) => {
+            let arguments = files::without_direct(number, arguments);
+            made(pass(block, number, arguments, context.mask))
+        }
+        (Class::Forwarded { may_block: false }, _) => done(files::native(number, context)),
+        _ => match answer(block, number, context) {
+            Some(result) => done(result),
+            None => Outcome::NotMade,
+        },
+    }
+}
+
+/// What [`pass`] returned.
+pub fn made(result: Option<i64>) -> Outcome {
+    result.map_or(Outcome::NotMade, Outcome::Done)
+}
+
+/// Whether the call is about a descriptor that the program does not have.
+fn names_own(number: u32, registers: &Registers) -> bool {
+    own::holds(registers.rdi) || (matches!(number, nr::DUP2 | nr::DUP3) && own::holds(registers.rsi))
+}
+
+/// prctl(2) options that are refused in spread mode. The last would catch the runtime's own calls.
+fn refuses(option: u64) -> bool {
+    const SET_SYSCALL_USER_DISPATCH: u32 = 59;
+    [option::SET_SECCOMP, option::SET_MM, SET_SYSCALL_USER_DISPATCH].contains(&(option as u32))
 }
 
 /// The result of a caught call; `None` if the program is to make it again.
@@ -105,8 +193,11 @@ fn answer(block: &mut Block, number: u32, context: &mut Context) -> Option<Resul
 fn refused(number: u32, first: u64) -> Errno {
     match number {
         nr::SECCOMP => say::refuse(number, "", "one filter is enough", EINVAL),
-        nr::PRCTL if first as u32 == filter::option::SET_MM => {
+        nr::PRCTL if first as u32 == option::SET_MM => {
             say::refuse(number, " of PR_SET_MM", "the space keeps its own layout", EPERM)
+        }
+        nr::PRCTL if first as u32 != option::SET_SECCOMP => {
+            say::refuse(number, " of PR_SET_SYSCALL_USER_DISPATCH", "calls are caught already", EINVAL)
         }
         nr::PRCTL => say::refuse(number, " of PR_SET_SECCOMP", "one filter is enough", EINVAL),
         nr::IO_URING_SETUP => {

@@ -129,7 +129,11 @@ static void children(void) {
   for (ssize_t got, used = 0; (got = read(pipes[0], text + used, sizeof text - used - 1)) > 0;) used += got;
   int child = status_of(pid);
   *strstr(text, "SigCgt") = 0;
-  printf("grep %d\n%s", child, text);
+  // In spread mode the thread that reads this waits with two more signals blocked.
+  char *digits = strstr(text, "SigBlk:") + 8, rest[900];
+  unsigned long long blocked = strtoull(digits, &digits, 16) & ~(1ULL << (SIGSYS - 1) | 1ULL << (SIGSTKFLT - 1));
+  strcpy(rest, digits);
+  printf("grep %d\nSigBlk: %llx%s", child, blocked, rest);
   sigprocmask(SIG_SETMASK, &old, 0);
 }
 static void links(void) {

@@ -53,6 +53,13 @@ pub fn bare(program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A command that runs `program` in spread mode, without another host.
+pub fn spread(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = bare(program, arguments);
+    command.env("MEGALITH_SPREAD", "0");
+    command
+}
+
 /// Runs to the end, or kills it after `limit` and panics.
 pub fn finish(mut command: Command, limit: Duration) -> Output {
     let mut child = command
