@@ -38,7 +38,7 @@ pub enum Kind {
     Recall = 19,
     /// Body process → home: done; answers `Forget` and `Barrier`.
     Done = 20,
-    /// Home → body process, and back: the clocks; a [`Clocks`].
+    /// The clocks; a [`Clocks`]. Home → body process, and back; and on a thread's channel, body → deputy, and back.
     Clocks = 21,
 }
 

@@ -11,12 +11,13 @@ use client::Why;
 use megalith_runtime::errno::EINTR;
 use megalith_runtime::frame::{Context, FXSAVE_BYTES, SigInfo, XSAVE_BYTES_MAX, saved_bytes};
 use megalith_runtime::nr;
-use megalith_runtime::ship::{Area, Call, Head, Kind, Query, Reason, Returned, Shipment, Started};
+use megalith_runtime::ship::{Area, Call, Clocks, Head, Kind, Query, Reason, Returned, Shipment, Started};
 use megalith_runtime::sigset::SigSet;
 use megalith_runtime::{PAGE, ship};
 
 use crate::block::Block;
 use crate::body::channel::{self, Ended, Part};
+use crate::body::clocks;
 use crate::pass::pass;
 use crate::sys::{Fd, safe_call};
 use crate::trap::{self, Outcome};
@@ -207,6 +208,7 @@ impl Trip {
     fn serve(&mut self, block: &mut Block) {
         const CALL: u32 = Kind::Call as u32;
         const QUERY: u32 = Kind::Query as u32;
+        const CLOCKS: u32 = Kind::Clocks as u32;
         const HOME: u32 = Kind::Home as u32;
         loop {
             if !self.recalled && !self.turned_back && self.is_wanted(block) {
@@ -221,6 +223,7 @@ impl Trip {
             match head.kind {
                 CALL => self.call(block, head),
                 QUERY => self.query(block, head),
+                CLOCKS => self.clocks(block, head),
                 HOME => return self.unload(head),
                 _ => self.misunderstood(),
             }
@@ -303,6 +306,15 @@ impl Trip {
         }
         let area: Area = space::lock().area(query.address);
         self.say(Kind::Area, [Part::of(&area)]);
+    }
+
+    /// What the clocks say here, which are the program's.
+    fn clocks(&mut self, block: &Block, head: Head) {
+        let _: Clocks = self.body(head);
+        if self.is_wanted(block) {
+            return self.turn_back();
+        }
+        self.say(Kind::Clocks, [Part::of(&clocks::now())]);
     }
 
     /// Receives the shipment into the parcel.

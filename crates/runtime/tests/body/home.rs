@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use client::{ChannelKind, Op, PAGE_BYTES, Reply, Request, VERSION, env};
 use megalith_runtime::frame::{AltStack, Context, Registers, SigInfo};
 use megalith_runtime::ship::{
-    Area, AreaKind, Call, Head, Kind, MESSAGE_BYTES_MAX, Query, Reason, Returned, Shipment, Started,
+    Area, AreaKind, Call, Clocks, Head, Kind, MESSAGE_BYTES_MAX, Query, Reason, Returned, Shipment, Started,
 };
 use megalith_runtime::sigset::SigSet;
 
@@ -284,6 +284,7 @@ pub struct Thread {
 pub enum Said {
     Call(Box<Registers>),
     Query(u64),
+    Clocks,
     Home(Box<Home>),
 }
 
@@ -330,6 +331,8 @@ impl Thread {
             Said::Call(Box::new(value_of::<Call>(&body).context.registers))
         } else if kind == Kind::Query as u32 {
             Said::Query(value_of::<Query>(&body).address)
+        } else if kind == Kind::Clocks as u32 {
+            Said::Clocks
         } else {
             assert_eq!(kind, Kind::Home as u32);
             let (head, saved) = body.split_at(size_of::<Shipment>());
@@ -337,6 +340,11 @@ impl Thread {
             assert_eq!(shipment.saved_bytes, saved.len() as u64);
             Said::Home(Box::new(Home { reason: shipment.reason, shipment, saved: saved.to_vec() }))
         }
+    }
+
+    /// Says what home's clocks are.
+    pub fn tell_clocks(&self, clocks: &Clocks) {
+        write(&self.stream, Kind::Clocks, &[bytes_of(clocks)]);
     }
 
     /// What is at an address, by the layout.

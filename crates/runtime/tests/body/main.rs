@@ -401,6 +401,110 @@ fn a_threads_bases_are_its_own_business() {
     assert_eq!(host.read(DATA), 0x123_4000);
 }
 
+/// CLOCK_MONOTONIC here, which is the body process's own too.
+fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a clock that every kernel has, and a valid pointer.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) }, 0);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[test]
+fn clocks_are_homes() {
+    // clock_gettime into the data, again and again; rbx counts, ebp is the clock.
+    let Some(host) = host_with(code!(
+        "mov rsi, rdi",
+        "2:",
+        "mov edi, ebp",
+        "mov eax, 228",
+        "syscall",
+        "mov eax, 39",
+        "syscall",
+        "jmp 2b",
+    )) else {
+        return;
+    };
+    const AHEAD: u64 = 5_000_000_000_000;
+    const REAL: u64 = 1_700_000_000_000_000_000;
+    let home_clocks = |set: u64| {
+        let monotonic = monotonic() + AHEAD;
+        Clocks { real: (monotonic + REAL).wrapping_add(set), monotonic, boot: monotonic + 7 }
+    };
+    let read = || host.read(DATA) * 1_000_000_000 + host.read(DATA + 8);
+    for (clock, offset) in [(0, AHEAD + REAL), (1, AHEAD), (7, AHEAD + 7)] {
+        let thread = host.thread();
+        let mut shipment = thread_at_code();
+        shipment.context.registers.rbp = clock;
+        let mut earliest = monotonic() + offset;
+        thread.ship(&shipment, &[]);
+        let (mut questions, mut last) = (0, 0);
+        for round in 0..2000 {
+            loop {
+                match thread.answer_until() {
+                    Said::Clocks => {
+                        questions += 1;
+                        thread.tell_clocks(&home_clocks(0));
+                    }
+                    Said::Call(call) if call.rax == 39 => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            let (time, latest) = (read(), monotonic() + offset);
+            assert!(time >= last, "round {round}: {} back", last - time);
+            // Read between the two, and wrong by what the test itself takes to answer.
+            const MISTAKE: u64 = 200_000;
+            assert!(earliest < time + MISTAKE && time < latest + MISTAKE, "{earliest} {time} {latest}");
+            last = time;
+            earliest = monotonic() + offset;
+            thread.result(0);
+        }
+        // What it does last is over before the next one reads.
+        while matches!(thread.answer_until(), Said::Clocks) {
+            thread.tell_clocks(&home_clocks(0));
+        }
+        assert!(questions < 200, "{questions} questions for 2000 answers");
+    }
+
+    // A wall clock that is set back is followed.
+    let thread = host.thread();
+    let mut shipment = thread_at_code();
+    shipment.context.registers.rbp = 0;
+    std::thread::sleep(Duration::from_millis(150));
+    thread.ship(&shipment, &[]);
+    let set_back = 0u64.wrapping_sub(3_600_000_000_000);
+    assert!(matches!(thread.answer_until(), Said::Clocks));
+    thread.tell_clocks(&home_clocks(set_back));
+    while matches!(thread.answer_until(), Said::Clocks) {
+        thread.tell_clocks(&home_clocks(set_back));
+    }
+    let hour_ago = monotonic() + AHEAD + REAL - 3_600_000_000_000;
+    assert!(read().abs_diff(hour_ago) < 1_000_000_000);
+    thread.result(0);
+
+    // Home wants the thread: the call is its own to make.
+    std::thread::sleep(Duration::from_millis(150));
+    let mut said = thread.answer_until();
+    while matches!(&said, Said::Call(call) if call.rax == 39) {
+        thread.result(0);
+        said = thread.answer_until();
+    }
+    assert!(matches!(said, Said::Clocks));
+    thread.come_home();
+    assert_eq!(thread.home(Reason::Call).registers().rax, 228);
+}
+
+#[test]
+fn other_clocks_are_read_by_the_deputy() {
+    let Some(host) = host_with(code!("mov rsi, rdi", "mov edi, 3", "mov eax, 228", "syscall", "int3")) else {
+        return;
+    };
+    let thread = host.thread();
+    thread.ship(&thread_at_code(), &[]);
+    assert_eq!(thread.call().rax, 228, "CLOCK_THREAD_CPUTIME_ID");
+    thread.result(0);
+    thread.home(Reason::Fault);
+}
+
 #[test]
 fn terabytes_cost_nothing_until_they_are_touched() {
     let Some(host) = host_with(code!("2:", "mov [rdi], rdi", "add rdi, rsi", "dec ecx", "jnz 2b", "int3"))
@@ -570,7 +674,7 @@ fn a_thread_whose_home_goes_away_ends() {
 
 #[test]
 fn no_call_of_the_program_reaches_this_hosts_kernel() {
-    // Whatever the number, but for 335 and 336 (uretprobe, uprobe), which seccomp does not see, and which are SIGILL.
+    // Whatever the number, but for those that are answered here, and 335 and 336 (uretprobe, uprobe), which seccomp does not see, and which are SIGILL.
     let Some(host) =
         host_with(code!("2:", "mov eax, ebx", "syscall", "inc ebx", "cmp ebx, ebp", "jb 2b", "int3"))
     else {
@@ -580,10 +684,17 @@ fn no_call_of_the_program_reaches_this_hosts_kernel() {
     for numbers in [0..335, 337..600] {
         let mut shipment = thread_at_code();
         let registers = &mut shipment.context.registers;
+        // A null pointer for what is answered here.
         (registers.rdi, registers.rbx, registers.rbp) = (0, numbers.start, numbers.end);
         thread.ship(&shipment, &[]);
-        for number in numbers.filter(|number| *number != u64::from(nr::SCHED_YIELD)) {
-            match thread.answer_until() {
+        for number in numbers.filter(|number| ![nr::SCHED_YIELD, nr::TIME].contains(&(*number as u32))) {
+            let said = loop {
+                match thread.answer_until() {
+                    Said::Clocks => thread.tell_clocks(&Clocks { real: 1, monotonic: 1, boot: 1 }),
+                    other => break other,
+                }
+            };
+            match said {
                 Said::Call(registers) => {
                     assert_eq!(registers.rax, number);
                     thread.result(0);
@@ -592,7 +703,7 @@ fn no_call_of_the_program_reaches_this_hosts_kernel() {
                     assert_eq!((home.reason, home.registers().rax), (Reason::Call as u64, number));
                     thread.ship(&home.shipment, &home.saved);
                 }
-                Said::Query(address) => panic!("{address:x}"),
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!(thread.home(Reason::Fault).info().signal, SIGTRAP);

@@ -6,10 +6,12 @@ use megalith_runtime::nr;
 use megalith_runtime::ship::{Call, Kind, Reason, Returned};
 
 use crate::body::channel::{Ended, Part};
+use crate::body::clocks::{self, Reading};
+use crate::body::fatal;
+use crate::body::faults::{self, Reached};
 use crate::body::map::Access;
 use crate::body::seat::Seat;
 use crate::body::thread::{self, GET_FS, GET_GS, SET_FS, SET_GS};
-use crate::body::{fatal, faults};
 use crate::sys::{self, safe_call};
 use crate::user;
 
@@ -61,10 +63,28 @@ fn ask(seat: &mut Seat, context: &Context) -> Answer {
     }
 }
 
-/// What is this thread's own here. Clocks are not: other threads read them on other hosts, and compare.
+/// What can be answered here.
 fn here(seat: &mut Seat, number: u32, context: &Context) -> Answer {
-    let (code, operand) = (context.registers.rdi & 0xffff_ffff, context.registers.rsi);
+    const NANOSECONDS: u64 = 1_000_000_000;
+    let (first, operand) = (context.registers.rdi, context.registers.rsi);
+    let code = first & 0xffff_ffff;
     match (number, code) {
+        (nr::CLOCK_GETTIME, clock) => read_clock(seat, clock, |seat, time| {
+            give(seat, operand, [time / NANOSECONDS, time % NANOSECONDS])
+        }),
+        (nr::GETTIMEOFDAY, _) if operand == 0 => read_clock(seat, clocks::REAL, |seat, time| {
+            give(seat, first, [time / NANOSECONDS, time % NANOSECONDS / 1000])
+        }),
+        (nr::TIME, _) => read_clock(seat, clocks::REAL, |seat, time| {
+            let seconds = time / NANOSECONDS;
+            match first {
+                0 => Answer::Result(seconds),
+                _ => match give(seat, first, [seconds]) {
+                    Answer::Result(_) => Answer::Result(seconds),
+                    other => other,
+                },
+            }
+        }),
         (nr::SCHED_YIELD, _) => {
             let _ = safe_call!(nr::SCHED_YIELD);
             Answer::Result(0)
@@ -75,17 +95,32 @@ fn here(seat: &mut Seat, number: u32, context: &Context) -> Answer {
             Answer::Result(result as u64)
         }
         (nr::ARCH_PRCTL, GET_FS | GET_GS) => {
-            let base = thread::base(code);
-            if user::write(operand, &base).is_ok() {
-                return Answer::Result(0);
+            // At home there are other bases: the deputy cannot be asked.
+            match give(seat, operand, [thread::base(code)]) {
+                Answer::Ask => Answer::GoHome,
+                other => other,
             }
-            // Not mapped here yet, perhaps.
-            let reached = faults::reach(seat, operand, Access::Write);
-            if reached == faults::Reached::Mapped && user::write(operand, &base).is_ok() {
-                return Answer::Result(0);
-            }
-            Answer::GoHome
         }
         _ => Answer::Ask,
     }
+}
+
+fn read_clock(seat: &mut Seat, clock: u64, then: impl FnOnce(&mut Seat, u64) -> Answer) -> Answer {
+    match clocks::home(seat, clock) {
+        Reading::Is(time) => then(seat, time),
+        Reading::Unknown => Answer::Ask,
+        Reading::Wanted => Answer::GoHome,
+    }
+}
+
+/// Stores a call's answer where the program wants it: 0, or [`Answer::Ask`] if that cannot be done from here.
+fn give<const N: usize>(seat: &mut Seat, address: u64, words: [u64; N]) -> Answer {
+    let written = user::write(address, &words).or_else(|errno| {
+        // Not mapped here yet, perhaps.
+        match faults::reach(seat, address, Access::Write) {
+            Reached::Mapped => user::write(address, &words),
+            _ => Err(errno),
+        }
+    });
+    written.map_or(Answer::Ask, |()| Answer::Result(0))
 }

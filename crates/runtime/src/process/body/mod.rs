@@ -23,7 +23,7 @@ pub mod cpu;
 
 mod answer;
 pub mod channel;
-mod clocks;
+pub mod clocks;
 mod door;
 mod faults;
 mod map;
