@@ -33,6 +33,8 @@ pub mod aux {
     pub const RSEQ_ALIGN: u64 = 28;
     /// Address of the program's path.
     pub const EXECFN: u64 = 31;
+    /// The vDSO.
+    pub const SYSINFO_EHDR: u64 = 33;
 }
 
 /// What the vector says about the loaded program.
@@ -64,6 +66,8 @@ pub struct Image<'a, A, E> {
     pub platform: &'a [u8],
     /// Random bytes.
     pub random: [u8; 16],
+    /// No vDSO: a thread that is on another host does not find this host's, and its clock is not the program's.
+    pub hides_vdso: bool,
 }
 
 impl<'a, A, E> Image<'a, A, E>
@@ -110,6 +114,7 @@ where
             aux::EXECFN => Some(path),
             // rseq(2) answers ENOSYS: the kernel would write into the space at every preemption.
             aux::RSEQ_FEATURE_SIZE | aux::RSEQ_ALIGN | aux::NULL => None,
+            aux::SYSINFO_EHDR if self.hides_vdso => None,
             _ => Some(value),
         };
         let vector = self.kernel_vector.iter().filter_map(|&(key, value)| Some((key, replaced(key, value)?)));
@@ -218,6 +223,7 @@ mod tests {
                 (aux::RANDOM, 1),
                 (aux::EXECFN, 1),
                 (aux::RSEQ_ALIGN, 32),
+                (aux::SYSINFO_EHDR, 0x7000_0000),
                 (0, 0),
             ];
             let image = Image {
@@ -228,6 +234,7 @@ mod tests {
                 path: b"/bin/program",
                 platform: b"x86_64",
                 random: [7; 16],
+                hides_vdso: count > 0,
             };
             let mut buffer = vec![0xff; image.bytes()];
             let top = 0x5fff_0000;
@@ -253,6 +260,9 @@ mod tests {
             assert_eq!(word(&buffer, base, next()), 0x0707_0707_0707_0707);
             assert_eq!(next(), aux::EXECFN);
             assert_eq!(string(&buffer, base, next()), b"/bin/program");
+            if count == 0 {
+                assert_eq!((next(), next()), (aux::SYSINFO_EHDR, 0x7000_0000));
+            }
             assert_eq!((next(), next()), (0, 0), "rseq's entries are dropped");
         }
     }
@@ -267,6 +277,7 @@ mod tests {
             path: b"a",
             platform: b"x86_64",
             random: [0; 16],
+            hides_vdso: false,
         };
         assert_eq!(image.write(&mut [0; 48], 4096), Err(E2BIG));
     }

@@ -531,6 +531,7 @@ fn write_stack<'a>(given: &Given, image: &load::Image, scripts: &'a Scripts, sta
         path: program_path(),
         platform: platform.to_bytes(),
         random,
+        hides_vdso: spread::on(),
     };
     let bytes = (contents.bytes() as u64 + 15) & !15;
     if bytes > stack_bytes / 4 * 3 {
