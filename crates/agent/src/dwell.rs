@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use coherence::{HostId, Message, PageId};
 use pager::{Packed, Packing};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 /// How long a page stays that a client waited for. Waking a thread and letting it make its access takes 20–100 µs where
 /// CPUs are idle; a page that two hosts write to in turn then changes hands some thousand times a second at most.
@@ -51,7 +51,9 @@ pub struct Dwell {
     until: FxHashMap<PageId, Instant>,
     /// The same, oldest first.
     order: VecDeque<(Instant, PageId)>,
-    filling: FxHashSet<PageId>,
+    /// And which question for their bytes is the one that counts.
+    filling: FxHashMap<PageId, u32>,
+    questions: u32,
     queues: FxHashMap<PageId, VecDeque<Held>>,
     /// Pages whose queue begins with a message that waits for a moment.
     due: BTreeSet<(Instant, PageId)>,
@@ -72,19 +74,34 @@ impl Dwell {
         }
     }
 
-    /// The page's bytes are asked for.
-    pub fn fill(&mut self, page: PageId) {
-        self.filling.insert(page);
+    /// The bytes of pages are about to be asked for; the question's number.
+    pub fn fill(&mut self, pages: impl Iterator<Item = PageId>) -> u32 {
+        self.questions = self.questions.wrapping_add(1);
+        self.filling.extend(pages.map(|page| (page, self.questions)));
+        self.questions
     }
 
     /// The page's bytes are on their way.
     pub fn fills(&self, page: PageId) -> bool {
-        !self.filling.is_empty() && self.filling.contains(&page)
+        !self.filling.is_empty() && self.filling.contains_key(&page)
     }
 
-    /// The page's bytes have come; false if nobody waits for them (any more).
-    pub fn filled(&mut self, page: PageId) -> bool {
-        self.filling.remove(&page)
+    /// The page's bytes have come, in answer to a question; false if nobody waits for that answer (any more).
+    pub fn filled(&mut self, page: PageId, question: u32) -> bool {
+        let waits = self.filling.get(&page) == Some(&question);
+        if waits {
+            self.filling.remove(&page);
+        }
+        waits
+    }
+
+    /// The page is no longer here, and the bytes that are on their way are void. True if something is due earlier than
+    /// before.
+    pub fn unfill(&mut self, page: PageId, now: Instant) -> bool {
+        self.fills(page) && {
+            self.filling.remove(&page);
+            self.schedule(page, now)
+        }
     }
 
     /// Messages about the page are held back, or would be.
@@ -168,7 +185,7 @@ impl Dwell {
     pub fn close(&mut self, gone: impl Fn(PageId) -> bool) {
         self.until.retain(|&page, _| !gone(page));
         self.order.retain(|&(_, page)| !gone(page));
-        self.filling.retain(|&page| !gone(page));
+        self.filling.retain(|&page, _| !gone(page));
         self.queues.retain(|&page, _| !gone(page));
         self.due.retain(|&(_, page)| !gone(page));
     }
@@ -224,17 +241,22 @@ mod tests {
     fn nothing_passes_a_page_that_fills() {
         let mut dwell = Dwell::default();
         let now = Instant::now();
-        dwell.fill(PAGE);
+        let old = dwell.fill([PAGE].into_iter());
+        assert!(!dwell.unfill(PAGE, now), "nothing waits for it");
+        let question = dwell.fill([PAGE, PageId(8)].into_iter());
+        assert!(!dwell.filled(PAGE, old), "another question");
         assert!(!dwell.admits(&ACK, PAGE, now));
         assert!(!dwell.hold((OTHER, ACK), PAGE, None, now), "time does not release it");
         dwell.hold((OTHER, TAKE), PAGE, None, now);
         assert!(dwell.next().is_none() && dwell.release(PAGE, now).is_none());
-        assert!(dwell.filled(PAGE) && !dwell.filled(PAGE));
+        assert!(dwell.filled(PAGE, question) && !dwell.filled(PAGE, question));
         let released: Vec<_> = std::iter::from_fn(|| dwell.release(PAGE, now)).map(|h| h.message).collect();
         assert_eq!(released, [ACK, TAKE]);
-        dwell.fill(PAGE);
+        let question = dwell.fill([PAGE].into_iter());
         dwell.hold((OTHER, ACK), PAGE, None, now);
-        dwell.close(|page| page == PAGE);
-        assert!(!dwell.filled(PAGE) && !dwell.holds(PAGE) && dwell.is_quiet());
+        assert!(dwell.unfill(PAGE, now), "what waited is due at once");
+        assert_eq!(dwell.due(now), Some(PAGE));
+        dwell.close(|page| page == PAGE || page == PageId(8));
+        assert!(!dwell.filled(PAGE, question) && !dwell.holds(PAGE) && dwell.is_quiet());
     }
 }

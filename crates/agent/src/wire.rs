@@ -5,8 +5,10 @@
 //! 2  ask for room:     pages u32            3  promise room:  pages u32 (0: none to spare)
 //! 4  space has ended:  space u32            5  figures: JSON
 //! 6  host is lost:     host u16 ‖ text      7  send your figures
-//! 8  first bytes of pages, please:  page u64 ‖ pages u16 (1 to 64)
-//! 9  a page's first bytes:          page u64 ‖ packing u8 ‖ length u16 ‖ bytes
+//! 8  first bytes of pages, please:  question u32 ‖ page u64 ‖ pages u16 (1 to 64)
+//! 9  a page's first bytes:          question u32 ‖ page u64 ‖ packing u8 ‖ length u16 ‖ bytes
+//! 10 discard pages of yours:        token u32 ‖ page u64 ‖ pages u64
+//! 11 they are nowhere any more:     token u32
 //! ```
 
 use coherence::{HostId, Message, PageId};
@@ -30,9 +32,13 @@ pub enum Said<'a> {
     /// The receiver is to send its figures now.
     FiguresAsk,
     /// The sender needs the first bytes of so many pages, of which the receiver has the files.
-    FileAsk(PageId, u16),
-    /// A page's first bytes.
-    FileBytes(PageId, Packed<'a>),
+    FileAsk(u32, PageId, u16),
+    /// A page's first bytes, in answer to a question.
+    FileBytes(u32, PageId, Packed<'a>),
+    /// The receiver is to discard the pages of a range of which it keeps the directory entries, and to say when that is done.
+    Sweep(u32, std::ops::Range<PageId>),
+    /// It is.
+    Swept(u32),
 }
 
 const COHERENCE: u8 = 1;
@@ -44,6 +50,8 @@ const PEER_LOST: u8 = 6;
 const FIGURES_ASK: u8 = 7;
 const FILE_ASK: u8 = 8;
 const FILE_BYTES: u8 = 9;
+const SWEEP: u8 = 10;
+const SWEPT: u8 = 11;
 
 /// The kind byte and the encoded message, ahead of a packed page or alone.
 pub fn coherence(message: &Message, out: &mut Vec<u8>) {
@@ -79,18 +87,34 @@ pub fn peer_lost(host: HostId) -> [u8; 3] {
 }
 
 /// Asks for the first bytes of pages.
-pub fn file_ask(first: PageId, pages: u16) -> [u8; 11] {
-    let mut bytes = [FILE_ASK; 11];
-    bytes[1..9].copy_from_slice(&first.0.to_le_bytes());
-    bytes[9..].copy_from_slice(&pages.to_le_bytes());
+pub fn file_ask(question: u32, first: PageId, pages: u16) -> [u8; 15] {
+    let mut bytes = [FILE_ASK; 15];
+    bytes[1..5].copy_from_slice(&question.to_le_bytes());
+    bytes[5..13].copy_from_slice(&first.0.to_le_bytes());
+    bytes[13..].copy_from_slice(&pages.to_le_bytes());
     bytes
 }
 
 /// A page's first bytes; append the packed page.
-pub fn file_bytes(page: PageId) -> [u8; 9] {
-    let mut bytes = [FILE_BYTES; 9];
-    bytes[1..].copy_from_slice(&page.0.to_le_bytes());
+pub fn file_bytes(question: u32, page: PageId) -> [u8; 13] {
+    let mut bytes = [FILE_BYTES; 13];
+    bytes[1..5].copy_from_slice(&question.to_le_bytes());
+    bytes[5..].copy_from_slice(&page.0.to_le_bytes());
     bytes
+}
+
+/// Has a range discarded.
+pub fn sweep(token: u32, pages: &std::ops::Range<PageId>) -> [u8; 21] {
+    let mut bytes = [SWEEP; 21];
+    bytes[1..5].copy_from_slice(&token.to_le_bytes());
+    bytes[5..13].copy_from_slice(&pages.start.0.to_le_bytes());
+    bytes[13..].copy_from_slice(&(pages.end.0 - pages.start.0).to_le_bytes());
+    bytes
+}
+
+/// Says that a range is discarded.
+pub fn swept(token: u32) -> [u8; 5] {
+    with_u32(SWEPT, token)
 }
 
 fn with_u32(kind: u8, value: u32) -> [u8; 5] {
@@ -130,17 +154,57 @@ pub fn read(bytes: &[u8]) -> Result<Said<'_>, Malformed> {
         }
         FIGURES_ASK if rest.is_empty() => Said::FiguresAsk,
         FILE_ASK => {
-            let (page, pages) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
+            let (question, page, pages) = numbered_page(rest)?;
             let pages = pages.try_into().map(u16::from_le_bytes).map_err(|_| Malformed)?;
             if pages == 0 || u64::from(pages) > WINDOW_PAGES_MAX {
                 return Err(Malformed);
             }
-            Said::FileAsk(PageId(u64::from_le_bytes(*page)), pages)
+            Said::FileAsk(question, page, pages)
         }
         FILE_BYTES => {
-            let (page, packed) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
-            Said::FileBytes(PageId(u64::from_le_bytes(*page)), Packed::from_wire(packed)?)
+            let (question, page, packed) = numbered_page(rest)?;
+            Said::FileBytes(question, page, Packed::from_wire(packed)?)
         }
+        SWEEP => {
+            let (token, first, pages) = numbered_page(rest)?;
+            let pages = pages.try_into().map(u64::from_le_bytes).map_err(|_| Malformed)?;
+            let end = SpaceId::of(first).pages().end;
+            if pages > end.0 - first.0 {
+                return Err(Malformed);
+            }
+            Said::Sweep(token, first..PageId(first.0 + pages))
+        }
+        SWEPT => Said::Swept(number()?),
         _ => return Err(Malformed),
     })
+}
+
+/// A number, a page, and what follows.
+fn numbered_page(bytes: &[u8]) -> Result<(u32, PageId, &[u8]), Malformed> {
+    let (number, rest) = bytes.split_first_chunk::<4>().ok_or(Malformed)?;
+    let (page, rest) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
+    Ok((u32::from_le_bytes(*number), PageId(u64::from_le_bytes(*page)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_heard() {
+        let page = SpaceId(5).page(0x7000);
+        assert!(matches!(read(&file_ask(9, page, 64)), Ok(Said::FileAsk(9, p, 64)) if p == page));
+        assert!(read(&file_ask(9, page, 65)).is_err() && read(&file_ask(9, page, 0)).is_err());
+        let zeros = [&file_bytes(9, page)[..], &Packed::ZERO.header()].concat();
+        assert!(matches!(read(&zeros), Ok(Said::FileBytes(9, p, _)) if p == page));
+        let range = page..PageId(page.0 + 77);
+        assert!(matches!(read(&sweep(3, &range)), Ok(Said::Sweep(3, r)) if r == range));
+        let beyond = page..PageId(SpaceId(6).pages().start.0 + 1);
+        assert!(read(&sweep(3, &beyond)).is_err(), "into another space");
+        assert!(matches!(read(&swept(3)), Ok(Said::Swept(3))));
+        for whole in [&file_ask(9, page, 1)[..], &zeros, &sweep(3, &range), &swept(3)] {
+            assert!((0..whole.len()).all(|end| read(&whole[..end]).is_err()), "cut");
+            assert!(read(&[whole, &[0]].concat()).is_err(), "too long");
+        }
+    }
 }

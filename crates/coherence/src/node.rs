@@ -156,6 +156,17 @@ impl Node {
         );
     }
 
+    /// The pages of a range of which this host keeps the directory entries, because they are touched or asked for. Whoever
+    /// frees a range that several hosts use has each of them discard these: of every page that is anywhere, or on its way,
+    /// somebody keeps the entry.
+    pub fn kept(&self, pages: &Range<PageId>) -> Vec<PageId> {
+        let (first, last) = (pages.start.region(), PageId(pages.end.0.saturating_sub(1)).region());
+        let regions: BTreeSet<RegionId> =
+            self.directory.regions().filter(|region| (first..=last).contains(region)).collect();
+        let of_regions = regions.into_iter().flat_map(|r| (0..REGION_PAGES).map(move |index| r.page(index)));
+        of_regions.filter(|page| pages.contains(page) && self.directory.knows(*page)).collect()
+    }
+
     /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.
     ///
     /// Every host of the machine is told so by the embedding, and from then on the embedding keeps events and

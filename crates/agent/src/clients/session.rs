@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use client::{ChannelKind, Op, PAGE_BYTES, Reply, Request, SPACE_END};
 use coherence::HostId;
-use fabric::{Fabric, FabricError};
-use pager::{Memfd, Source, SpaceId, SpaceMemory, Uffd, offset};
+use fabric::FabricError;
+use pager::{Memfd, Source, SpaceId, SpaceMemory, Uffd};
 
 use super::faults;
 use super::socket::{Connection, Peer, check};
@@ -121,11 +121,11 @@ impl Session {
         }
         let (start, len, at) = range(request)?;
         match descriptor {
-            None if home && is(Op::Discard) => self.discard(start, len, None)?,
-            None if home && is(Op::Clear) => self.discard(start, len, Some(None))?,
+            None if home && is(Op::Discard) => self.machine.discard(self.space, start, len, None)?,
+            None if home && is(Op::Clear) => self.machine.discard(self.space, start, len, Some(None))?,
             Some(file) if home && is(Op::Back) && at % PAGE_BYTES == 0 => {
                 let source = Source::File { file: Arc::new(File::from(file)), offset: at };
-                self.discard(start, len, Some(Some(source)))?;
+                self.machine.discard(self.space, start, len, Some(Some(source)))?;
             }
             None if !home && is(Op::BackFromHome) => self.back(start, len, Some(Source::Home)),
             None if !home && is(Op::Unback) => self.back(start, len, None),
@@ -136,31 +136,6 @@ impl Session {
 
     fn back(&self, start: u64, len: u64, source: Option<Source>) {
         self.machine.lock().pager.back(self.space, start, len, source);
-    }
-
-    /// Forgets the bytes of a range, and with `source` what its pages read when first touched.
-    #[allow(clippy::option_option, reason = "to leave what is there, to set it to nothing, to set it")]
-    fn discard(&self, start: u64, len: u64, source: Option<Option<Source>>) -> Result<(), i32> {
-        let first = self.space.page(start);
-        let pages = first..offset(first, len / PAGE_BYTES);
-        let Some(fabric) = self.machine.fabric() else { return Err(libc::EIO) };
-        let mut state = self.machine.lock();
-        for region in state.node.touched_regions(pages.clone()) {
-            if let Err(violation) = state.discard(region, &pages, &**fabric) {
-                drop(state);
-                self.machine.violated(&violation);
-                return Err(libc::EIO);
-            }
-            // A program may free terabytes at once: let faults and signs of life in between.
-            drop(state);
-            state = self.machine.lock();
-        }
-        if let Some(source) = source {
-            state.pager.back(self.space, start, len, source);
-        }
-        drop(state);
-        fabric.flush();
-        Ok(())
     }
 
     /// Connects the program's process with its body process on another host.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use coherence::{PageId, Violation};
+use coherence::{HostId, PageId, Violation};
 use fabric::Fabric;
 use pager::{PAGE, Packed, SpaceId, offset};
 
@@ -41,12 +41,17 @@ impl State {
     }
 
     fn ask_home(&mut self, first: PageId, pages: u64, fabric: &dyn Fabric) {
-        (0..pages).for_each(|i| self.dwell.fill(offset(first, i)));
-        fabric.send(home_of(SpaceId::of(first)), &[&wire::file_ask(first, pages as u16)]);
+        let question = self.dwell.fill((0..pages).map(|i| offset(first, i)));
+        fabric.send(home_of(SpaceId::of(first)), &[&wire::file_ask(question, first, pages as u16)]);
     }
 
     /// Another host asks for the first bytes of pages.
-    pub fn give_file(&mut self, to: coherence::HostId, first: PageId, pages: u16, fabric: &dyn Fabric) {
+    pub fn give_file(
+        &mut self,
+        to: HostId,
+        (question, first, pages): (u32, PageId, u16),
+        fabric: &dyn Fabric,
+    ) {
         if self.closed.contains(&SpaceId::of(first)) {
             return;
         }
@@ -57,7 +62,7 @@ impl State {
         }
         for (i, page) in (0..).zip(bytes.chunks(PAGE)) {
             let packed = self.packer.pack(page);
-            let head = wire::file_bytes(offset(first, i));
+            let head = wire::file_bytes(question, offset(first, i));
             fabric.send(to, &[&head, &packed.header(), packed.bytes]);
         }
     }
@@ -68,12 +73,12 @@ impl State {
     /// A [`Violation`] in what had to wait for them.
     pub fn file_bytes(
         &mut self,
-        page: PageId,
+        (question, page): (u32, PageId),
         packed: Packed<'_>,
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
-        // The space may have ended.
-        if !self.dwell.filled(page) {
+        // The page may have been discarded meanwhile, and the space may have ended.
+        if !self.dwell.filled(page, question) {
             return Ok(());
         }
         match self.node.held(page) {

@@ -10,11 +10,13 @@
 //! | `settle.rs` | what the protocol said is done |
 //! | `files.rs` | first bytes that the home host reads from files |
 //! | `spaces.rs` | spaces: spread over hosts, and ended |
+//! | `sweeps.rs` | ranges that are freed on all hosts |
 
 mod files;
 mod messages;
 mod settle;
 mod spaces;
+mod sweeps;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::dwell::Dwell;
 use settle::Arrived;
 pub use spaces::{first_space, home_of};
+use sweeps::Sweeps;
 
 use crate::figures::{Counters, Kind};
 use crate::rooms::{ROOM_PAGES, Rooms};
@@ -79,6 +82,7 @@ pub struct State {
     spread: FxHashSet<SpaceId>,
     spread_flags: FxHashMap<SpaceId, Arc<AtomicBool>>,
     dwell: Dwell,
+    sweeps: Sweeps,
     /// Signalled when something held back is due earlier than what was.
     due: Arc<Condvar>,
 }
@@ -117,6 +121,7 @@ impl State {
             spread: FxHashSet::default(),
             spread_flags: FxHashMap::default(),
             dwell: Dwell::default(),
+            sweeps: Sweeps::default(),
             due,
         })
     }
@@ -245,7 +250,8 @@ impl State {
         self.settle(fabric)
     }
 
-    /// The program has freed pages: those of a range that lie in one region.
+    /// The program has freed pages: those of a range that lie in one region. Those of which other hosts may still find the
+    /// old bytes are added to `going`.
     ///
     /// # Errors
     /// A [`Violation`] found on the way.
@@ -253,15 +259,18 @@ impl State {
         &mut self,
         region: RegionId,
         pages: &std::ops::Range<PageId>,
+        going: &mut Vec<PageId>,
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
         let mut touched = Vec::new();
         self.node.touched(region, pages, &mut touched);
-        for page in touched {
+        for &page in &touched {
             self.waiting.remove(&page);
             self.tell(Event::Discard { page })?;
         }
-        self.settle(fabric)
+        self.settle(fabric)?;
+        going.extend(touched.into_iter().filter(|&page| self.node.discarding(page)));
+        Ok(())
     }
 
     /// Hands stowed pages to the host with most promised room. Returns how many went on their way.

@@ -149,6 +149,14 @@ impl State {
             Action::Drop { page } => {
                 let run = run_length(actions, page, |a| matches!(a, Action::Drop { .. }));
                 self.pager.remove(page, run as u64);
+                if !self.dwell.is_quiet() {
+                    let now = Instant::now();
+                    for page in (0..run as u64).map(|i| offset(page, i)) {
+                        if self.dwell.unfill(page, now) {
+                            self.due.notify_one();
+                        }
+                    }
+                }
                 return run;
             }
             Action::Protect { page } => self.pager.protect(page),

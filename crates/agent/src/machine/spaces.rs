@@ -1,0 +1,159 @@
+//! A machine's spaces: their body processes on this host, what is freed of them everywhere, and their end.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Instant;
+
+use client::ChannelKind;
+use coherence::HostId;
+use fabric::{Fabric, TakeChannel};
+use pager::{PAGE, Source, SpaceId, offset};
+
+use super::{BODIES_TIMEOUT, End, Machine};
+use crate::state::{State, home_of};
+use crate::wire;
+
+impl Machine {
+    /// A client's space has ended: everywhere.
+    pub fn close_space(&self, space: SpaceId) {
+        self.lock().shut_space(space);
+        self.free_space(space);
+        if let Some(fabric) = self.fabric() {
+            for host in self.others() {
+                fabric.send(host, &[&wire::space_end(space)]);
+            }
+            fabric.flush();
+        }
+    }
+
+    /// The program has freed a range of a space, and its pages read `source` from now on, if that is given. Returns when no
+    /// host finds the old bytes.
+    ///
+    /// # Errors
+    /// An errno: the machine has ended.
+    #[allow(clippy::option_option, reason = "to leave what is there, to set it to nothing, to set it")]
+    pub fn discard(
+        &self,
+        space: SpaceId,
+        start: u64,
+        len: u64,
+        source: Option<Option<Source>>,
+    ) -> Result<(), i32> {
+        let first = space.page(start);
+        let pages = first..offset(first, len / PAGE as u64);
+        let Some(fabric) = self.fabric() else { return Err(libc::EIO) };
+        let mut state = self.lock();
+        let mut going = Vec::new();
+        for region in state.node.touched_regions(pages.clone()) {
+            if let Err(violation) = state.discard(region, &pages, &mut going, &**fabric) {
+                drop(state);
+                self.violated(&violation);
+                return Err(libc::EIO);
+            }
+            // A program may free terabytes at once: let faults and signs of life in between.
+            drop(state);
+            state = self.lock();
+        }
+        if let Some(source) = source {
+            state.pager.back(space, start, len, source);
+        }
+        if !state.is_spread(space) {
+            drop(state);
+            fabric.flush();
+            return Ok(());
+        }
+        let token = state.begin_sweep(&pages, &**fabric);
+        fabric.flush();
+        while !state.sweep_is_over(token, &mut going) {
+            if self.has_ended() {
+                return Err(libc::EIO);
+            }
+            // It ends with the answers of all hosts, or with the machine.
+            self.over.wait(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Tells of the discards that have reached every host.
+    pub(super) fn end_sweeps(&self, state: &mut State, fabric: &dyn Fabric) {
+        state.end_sweeps(fabric);
+        if state.has_sweepers() {
+            self.over.notify_all();
+        }
+    }
+
+    /// A space has been shut: what is held of it is freed, now or when its body process is no more.
+    pub(super) fn free_space(&self, space: SpaceId) {
+        if !self.bodies.kill(space) {
+            self.lock().free_space(space);
+        }
+        self.over.notify_all();
+        self.room.notify_all();
+    }
+
+    /// Another host asks for a channel to a space's body process here.
+    ///
+    /// # Errors
+    /// In one line: the space is not that host's or has ended, or there can be no process.
+    pub fn channel(self: &Arc<Self>, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
+        let [space, kind, ..] = words;
+        let space = u32::try_from(space).map(SpaceId).ok().filter(|&space| home_of(space) == from);
+        let space = space.ok_or_else(|| format!("space {} is not that host's", words[0]))?;
+        if kind > ChannelKind::Thread as u64 {
+            return Err(format!("there are no channels of kind {kind}"));
+        }
+        let ended = || format!("space {} has ended", space.0);
+        if self.has_ended() || self.lock().is_closed(space) {
+            return Err(ended());
+        }
+        let machine = self.clone();
+        let body = self
+            .bodies
+            .find_or_start(space, move |status| machine.body_reaped(space, status))
+            .map_err(|error| format!("its body process cannot be started: {error}"))?;
+        if self.has_ended() || self.lock().is_closed(space) {
+            // It ended before the body process was known.
+            self.bodies.kill(space);
+            return Err(ended());
+        }
+        Ok(Box::new(move |socket| {
+            if let Err(error) = body.hand(kind, &socket) {
+                eprintln!("megalith agent: the body process of space {} takes no channel: {error}", space.0);
+            }
+        }))
+    }
+
+    /// The body process of a space has ended; called by its keeper.
+    fn body_reaped(&self, space: SpaceId, status: ExitStatus) {
+        self.bodies.forget(space);
+        if !self.body_ended(space) {
+            eprintln!("megalith agent: the body process of space {} ended: {status}", space.0);
+        }
+        if self.lock().is_closed(space) {
+            self.free_space(space);
+        }
+    }
+
+    /// A space's body process maps it no more. It ends with its space; but it may hear of the end of the program earlier
+    /// than we, so the space gets some time to follow. False if it did not: then the machine has ended.
+    pub fn body_ended(&self, space: SpaceId) -> bool {
+        let deadline = Instant::now() + self.invitation.settings.lost_after;
+        let mut state = self.lock();
+        while !state.is_closed(space) && !self.has_ended() {
+            if self.over.wait_until(&mut state, deadline).timed_out() {
+                drop(state);
+                let reason = "the body process of the program died".into();
+                self.end(End::Lost { host: self.invitation.me, reason });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits until no process that this agent has started for the machine is left; the machine has ended.
+    pub fn wait_for_bodies(&self) {
+        if !self.bodies.wait(BODIES_TIMEOUT) {
+            eprintln!("megalith agent: a body process of machine {} does not end", self.invitation.machine);
+        }
+    }
+}

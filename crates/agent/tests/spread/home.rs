@@ -1,0 +1,211 @@
+//! A home process: opens a space, has body processes made, and plays a scenario with them.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use client::{ChannelKind, Op};
+
+use crate::body::Lines;
+use crate::common::{Client, PAGE};
+use crate::work;
+
+const BASE: u64 = 0x2100_0000_0000;
+
+struct Home {
+    client: Client,
+    hosts: u64,
+    bodies: Vec<Lines>,
+}
+
+pub fn main(scenario: &str) {
+    let (name, rest) = scenario.split_once(' ').unwrap_or((scenario, ""));
+    match name {
+        "facts" => facts(),
+        "refusals" => refusals(),
+        "refused" => {
+            let home = Home::open(16);
+            assert_eq!(home.channel(1, ChannelKind::Space as u64).err(), Some(libc::ECONNREFUSED));
+        }
+        "count" => count(rest),
+        "order" => order(rest),
+        "files" => files(),
+        "body" => {
+            let mut home = Home::start(16);
+            home.bodies[0].say("die");
+            // The agents end us.
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        "stay" => {
+            let _home = Home::start(16);
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        other => panic!("{other} is no scenario"),
+    }
+}
+
+impl Home {
+    /// Opens a space of so many pages.
+    fn open(pages: u64) -> Home {
+        let variable = |name| std::env::var(name).expect("it is set");
+        let machine = u64::from_str_radix(&variable(client::env::MACHINE), 16).unwrap();
+        let socket = PathBuf::from(variable(client::env::SOCKET));
+        let args = [client::VERSION, machine, 0, 0];
+        let (client, [space, _, hosts, _]) = Client::begin(&socket, Op::Hello, args, BASE, pages * PAGE);
+        assert!(space > 0 && hosts > 0);
+        Home { client, hosts, bodies: Vec::new() }
+    }
+
+    /// And has it joined on all hosts.
+    fn start(pages: u64) -> Home {
+        let mut home = Home::open(pages);
+        for host in 1..home.hosts {
+            let mut lines = Lines::new(home.channel(host, ChannelKind::Space as u64).expect("a channel"));
+            lines.say(&format!("base={BASE} bytes={}", pages * PAGE));
+            assert_eq!(lines.hear().as_deref(), Some("joined"));
+            home.bodies.push(lines);
+        }
+        home
+    }
+
+    fn channel(&self, host: u64, kind: u64) -> Result<OwnedFd, i32> {
+        match self.client.ask(Op::Channel, [host, kind, 0, 0], None) {
+            (reply, Some(socket)) if reply.status == 0 => Ok(socket),
+            (reply, None) if reply.status < 0 => Err(-reply.status as i32),
+            (reply, _) => panic!("{reply:?}"),
+        }
+    }
+
+    /// Tells every body process something; what they answer, in order, while `meanwhile` runs here.
+    fn all<R>(&mut self, order: &str, meanwhile: impl FnOnce(&Client) -> R) -> (R, Vec<String>) {
+        self.bodies.iter_mut().for_each(|body| body.say(order));
+        let here = meanwhile(&self.client);
+        (here, self.bodies.iter_mut().map(|body| body.hear().expect("an answer")).collect())
+    }
+}
+
+fn facts() {
+    let mut home = Home::start(16);
+    assert_eq!(home.hosts, 3);
+    for (host, body) in (1..).zip(&mut home.bodies) {
+        body.say("facts");
+        let names = "MEGALITH_BODY,MEGALITH_CLIENT_SOCKET,MEGALITH_MACHINE,MEGALITH_PROGRAM";
+        let want = format!("{names} /dev/null /dev/null 9 true true body");
+        assert_eq!(body.hear(), Some(want), "host {host}");
+    }
+    // Channels of threads come to the same process; each is a connection of its own.
+    let mut threads: Vec<_> =
+        [1, 2, 1].map(|host| Lines::new(home.channel(host, ChannelKind::Thread as u64).unwrap())).into();
+    for (n, lines) in threads.iter_mut().enumerate() {
+        lines.say(&n.to_string());
+    }
+    for (n, lines) in threads.iter_mut().enumerate() {
+        assert_eq!(lines.hear(), Some(format!("thread {n}")));
+    }
+}
+
+fn refusals() {
+    let home = Home::open(16);
+    for (host, kind, errno) in
+        [(0, 0, libc::EINVAL), (2, 0, libc::EINVAL), (1 << 32, 0, libc::EINVAL), (1, 2, libc::EINVAL)]
+    {
+        assert_eq!(home.channel(host, kind).err(), Some(errno), "host {host}, kind {kind}");
+    }
+    // What only a body process may ask.
+    for op in [Op::BackFromHome, Op::Unback, Op::Join, Op::Move] {
+        let status = home.client.ask(op, [BASE, PAGE, 0, 0], None).0.status;
+        assert_eq!(status, -i64::from(libc::EINVAL), "{op:?}");
+    }
+}
+
+fn count(rest: &str) {
+    let mut s = work::settings(rest);
+    let mut home = Home::start(s["pages"]);
+    s.insert("hosts".into(), home.hosts);
+    if s.contains_key("fill") {
+        // Noise, so that pages do not pack; not in the words that are counted in.
+        for page in 0..s["pages"] {
+            for word in (2..510).filter(|word| ![63, 100].contains(word)) {
+                home.client.word(page, word).store(crate::common::value(page, word), Ordering::Relaxed);
+            }
+        }
+    }
+    let (here, there) =
+        home.all(&format!("count hosts={} {rest}", s["hosts"]), |client| work::count(client, &s, 1));
+    let made = here + there.iter().map(|answer| answer.parse::<u64>().expect("a number")).sum::<u64>();
+    assert_eq!(made, s["threads"] * s["times"] * home.hosts);
+    assert_eq!(work::counted(&home.client, s["pages"]), made, "increments were lost, or made twice");
+    if s.contains_key("fill") {
+        for page in 0..s["pages"] {
+            for word in [2, 300, 509] {
+                let found = home.client.word(page, word).load(Ordering::Relaxed);
+                assert_eq!(found, crate::common::value(page, word), "page {page}, word {word}");
+            }
+        }
+    }
+}
+
+fn order(rest: &str) {
+    let mut home = Home::start(1024);
+    // Home reads and writes.
+    let order = format!("hosts={} {rest}", home.hosts);
+    let s = work::settings(&order);
+    let (seen, there) = home.all(&format!("read {order}"), |client| {
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| work::ordered_reader(client, &s));
+            work::ordered_writer(client, s["times"]);
+            reader.join().expect("it reads")
+        })
+    });
+    assert!(seen > 0 && there.iter().all(|seen| seen.parse::<u64>().unwrap() > 1), "{seen}, {there:?}");
+}
+
+/// A file of `pages` pages; the words of page n are n + 1.
+fn file(pages: u64) -> File {
+    // SAFETY: a constant name; the descriptor is ours.
+    let mut file =
+        File::from(unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC)) });
+    for page in 0..pages {
+        file.write_all(&(page + 1).to_le_bytes().repeat(PAGE as usize / 8)).unwrap();
+    }
+    file
+}
+
+fn files() {
+    const PAGES: u64 = 300;
+    let mut home = Home::start(2048);
+    let file = file(PAGES + 10);
+    let range = [BASE + 400 * PAGE, (PAGES + 20) * PAGE, 10 * PAGE, 0];
+    assert_eq!(home.client.ask(Op::Back, range, Some(file.as_raw_fd())).0.status, 0);
+    let (_, backed) = home.all(&format!("back page=400 pages={}", PAGES + 20), |_| ());
+    assert!(backed.iter().all(|status| status == "0"), "{backed:?}");
+    // Of all, in order, on all hosts at once: the first touch of each page is one of theirs.
+    let sum = |first: u64, pages: u64| (first..first + pages).map(|page| page - 400 + 10 + 1).sum::<u64>();
+    let (here, there) = home.all(&format!("sum page=400 pages={PAGES} word=511"), |client| {
+        work::sum(client, &work::settings(&format!("page=400 pages={PAGES} word=511")))
+    });
+    assert_eq!((here, there), (sum(400, PAGES), vec![sum(400, PAGES).to_string(); 2]));
+    // Past the file's end there are zeros; what is written stays.
+    let (_, zeros) = home.all(&format!("sum page={} pages=20 word=0", 400 + PAGES), |_| ());
+    assert_eq!(zeros, ["0", "0"]);
+    home.bodies[0].say("set page=401 word=0 value=77");
+    assert_eq!(home.bodies[0].hear().as_deref(), Some("set"));
+    assert_eq!(home.client.word(401, 0).load(Ordering::SeqCst), 77);
+    assert_eq!(home.client.word(401, 1).load(Ordering::SeqCst), 12);
+    // A body that does not touch what home has discarded finds the file again, and after `Unback` and `Clear` zeros.
+    assert_eq!(home.client.ask(Op::Discard, [BASE + 400 * PAGE, 4 * PAGE, 0, 0], None).0.status, 0);
+    home.bodies[1].say("sum page=400 pages=4 word=0");
+    assert_eq!(home.bodies[1].hear(), Some(sum(400, 4).to_string()));
+    assert_eq!(home.client.ask(Op::Clear, [BASE + 400 * PAGE, 4 * PAGE, 0, 0], None).0.status, 0);
+    let (_, unbacked) = home.all("unback page=400 pages=4", |_| ());
+    assert_eq!(unbacked, ["0", "0"]);
+    let (_, cleared) = home.all("sum page=400 pages=4 word=0", |_| ());
+    assert_eq!(cleared, ["0", "0"]);
+    // Home may have forgotten a file that a body process still believes in: then there are zeros.
+    assert_eq!(home.client.ask(Op::Clear, [BASE + 500 * PAGE, 2 * PAGE, 0, 0], None).0.status, 0);
+    home.bodies[1].say("sum page=500 pages=2 word=3");
+    assert_eq!(home.bodies[1].hear().as_deref(), Some("0"));
+}

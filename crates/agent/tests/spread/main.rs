@@ -1,0 +1,245 @@
+//! One space on several hosts: real agents in this process, and real processes that use it: a *home* process, which
+//! opens the space, and the body processes that the agents start. Both are this program again; what they say to each other on the
+//! channels that the agents make for them is a line of text.
+//!
+//! Run with names (or parts of names) to run those tests alone; `long` runs the ones that take minutes, too.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod body;
+mod home;
+mod work;
+
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use common::{Control, MIB, TestAgent, can_fault};
+use serde_json::{Value, json};
+
+/// What a home process is told: the scenario, the agent's socket, the machine.
+pub const ROLE: &str = "MEGALITH_TEST_HOME";
+
+const TESTS: &[(&str, fn())] = &[
+    ("a_body_process_is_what_it_should_be", a_body_process_is_what_it_should_be),
+    ("channels_that_cannot_be", channels_that_cannot_be),
+    ("a_program_that_is_none_is_refused", a_program_that_is_none_is_refused),
+    ("increments_of_two_hosts_are_all_there", increments_of_two_hosts_are_all_there),
+    ("increments_survive_eviction_and_hand_over", increments_survive_eviction_and_hand_over),
+    ("writes_are_seen_in_order", writes_are_seen_in_order),
+    ("files_are_read_at_home", files_are_read_at_home),
+    ("a_body_process_that_dies_ends_the_machine", a_body_process_that_dies_ends_the_machine),
+    ("body_processes_end_with_their_program", body_processes_end_with_their_program),
+];
+
+const LONG_TESTS: &[(&str, fn())] = &[("long_increments", long_increments), ("long_order", long_order)];
+
+fn main() {
+    if std::env::var_os(client::env::BODY).is_some() {
+        return body::main();
+    }
+    if let Ok(scenario) = std::env::var(ROLE) {
+        return home::main(&scenario);
+    }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let long = wanted.iter().any(|w| w == "long");
+    let names =
+        |&&(name, _): &&(&str, fn())| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    if !can_fault() {
+        return;
+    }
+    for &(name, test) in TESTS.iter().filter(names).chain(LONG_TESTS.iter().filter(|_| long)) {
+        let begun = Instant::now();
+        test();
+        println!("test {name} ... ok ({:.1} s)", begun.elapsed().as_secs_f64());
+    }
+}
+
+/// This very program.
+fn image() -> &'static [u8] {
+    std::fs::read("/proc/self/exe").expect("it is being executed").leak()
+}
+
+/// Agents of a machine that is open.
+struct Machine {
+    control: Control,
+    agents: Vec<TestAgent>,
+    id: u64,
+}
+
+impl Machine {
+    fn open(id: u64, budgets: &[u64]) -> Machine {
+        Machine::open_with(id, budgets, image())
+    }
+
+    fn open_with(id: u64, budgets: &[u64], runtime: &'static [u8]) -> Machine {
+        let names = ["a", "b", "c", "d"];
+        let agents: Vec<_> =
+            names.iter().zip(budgets).map(|(n, &b)| TestAgent::start_with(n, b, runtime)).collect();
+        let (control, opened) = Control::open(&agents.iter().collect::<Vec<_>>(), id);
+        assert_eq!(opened["event"], "opened", "{opened}");
+        Machine { control, agents, id }
+    }
+
+    /// Starts a home process.
+    fn start(&self, scenario: &str) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .env(ROLE, scenario)
+            .env(client::env::SOCKET, self.agents[0].directory.join("client.sock"))
+            .env(client::env::MACHINE, format!("{:016x}", self.id))
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs a home process to its end, which must be a good one.
+    fn run(&self, scenario: &str, patience: Duration) {
+        let status = wait(&mut self.start(scenario), patience);
+        assert!(status.success(), "{scenario}: {status}");
+    }
+
+    /// Closes the machine; its last figures.
+    fn close(mut self) -> Value {
+        self.control.say(&json!({"op": "close"}));
+        let closed = self.control.hear_until("closed");
+        assert_eq!(children(), Vec::<u32>::new(), "no process is left, not even a zombie");
+        closed
+    }
+}
+
+fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if begun.elapsed() > patience {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("a home process does not end within {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Processes that this one has started and that are not reaped.
+fn children() -> Vec<u32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+    };
+    tasks.flat_map(|t| of(t).split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn a_body_process_is_what_it_should_be() {
+    let machine = Machine::open(0x101, &[16 * MIB; 3]);
+    machine.run("facts", MINUTE);
+    machine.close();
+}
+
+fn channels_that_cannot_be() {
+    let mut machine = Machine::open(0x102, &[16 * MIB; 2]);
+    machine.run("refusals", MINUTE);
+    // What the agents print is for their log; the machine goes on.
+    assert_eq!(machine.control.hear_until("status")["hosts"][1]["name"], "b");
+    machine.close();
+}
+
+fn a_program_that_is_none_is_refused() {
+    let machine = Machine::open_with(0x103, &[16 * MIB; 2], b"#! no program");
+    machine.run("refused", MINUTE);
+    machine.close();
+}
+
+/// The figures of a machine's hosts, summed.
+fn sum(closed: &Value, figure: &str) -> u64 {
+    closed["hosts"].as_array().unwrap().iter().map(|h| h[figure].as_u64().unwrap()).sum()
+}
+
+fn increments_of_two_hosts_are_all_there() {
+    let machine = Machine::open(0x104, &[64 * MIB; 2]);
+    machine.run("count pages=64 threads=2 times=40000 hot=2", 2 * MINUTE);
+    let closed = machine.close();
+    assert!(closed["hosts"][1]["faults"]["remote"].as_u64().unwrap() > 30, "{closed}");
+}
+
+fn increments_survive_eviction_and_hand_over() {
+    let machine = Machine::open(0x105, &[16 * MIB; 3]);
+    machine.run("count pages=8000 threads=2 times=12000 hot=4 fill=1", 2 * MINUTE);
+    let closed = machine.close();
+    assert!(sum(&closed, "evicted_pages") > 1000 && sum(&closed, "handed_over_pages") > 300, "{closed}");
+    for host in 0..3 {
+        assert!(closed["hosts"][host]["peak"].as_u64().unwrap() <= 16 * MIB, "{closed}");
+    }
+}
+
+fn writes_are_seen_in_order() {
+    let machine = Machine::open(0x106, &[32 * MIB; 3]);
+    machine.run("order times=1500", MINUTE);
+    machine.close();
+}
+
+fn files_are_read_at_home() {
+    let machine = Machine::open(0x107, &[32 * MIB; 3]);
+    machine.run("files", MINUTE);
+    machine.close();
+}
+
+fn a_body_process_that_dies_ends_the_machine() {
+    let mut machine = Machine::open(0x108, &[16 * MIB; 2]);
+    let mut home = machine.start("body dies");
+    let lost = machine.control.hear_until("lost");
+    assert_eq!(lost["host"], "b", "{lost}");
+    assert!(lost["detail"].as_str().unwrap().contains("the body process of the program died"), "{lost}");
+    assert!(!wait(&mut home, MINUTE).success(), "it is killed");
+    drop(machine);
+    assert_eq!(children(), Vec::<u32>::new());
+}
+
+fn body_processes_end_with_their_program() {
+    let machine = Machine::open(0x109, &[16 * MIB; 2]);
+    let mut home = machine.start("stay");
+    let begun = Instant::now();
+    while children().len() < 2 {
+        assert!(begun.elapsed() < MINUTE, "the body process does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    home.kill().unwrap();
+    home.wait().unwrap();
+    while !children().is_empty() {
+        assert!(begun.elapsed() < MINUTE, "the body process stays");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // And the machine lives: another program, another space, another body process; closed while it runs.
+    machine.run("count pages=4 threads=1 times=50 hot=1", MINUTE);
+    let mut home = machine.start("stay");
+    while children().len() < 2 {
+        assert!(begun.elapsed() < MINUTE, "the body process does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Machine { mut control, agents, .. } = machine;
+    control.say(&json!({"op": "close"}));
+    control.hear_until("closed");
+    assert!(!wait(&mut home, MINUTE).success(), "it is killed");
+    drop(agents);
+    assert_eq!(children(), Vec::<u32>::new());
+}
+
+fn long_increments() {
+    for (n, scenario) in (0..).zip([
+        "count pages=64 threads=3 times=150000 hot=3",
+        "count pages=8000 threads=3 times=120000 hot=4 fill=1",
+        "count pages=9000 threads=2 times=120000 hot=64 fill=1",
+    ]) {
+        let machine = Machine::open(0x200 + n, &[16 * MIB; 3]);
+        machine.run(scenario, 20 * MINUTE);
+        println!("{scenario}: {}", machine.close());
+    }
+}
+
+fn long_order() {
+    let machine = Machine::open(0x210, &[16 * MIB; 3]);
+    machine.run("order times=100000", 20 * MINUTE);
+    println!("{}", machine.close());
+}
