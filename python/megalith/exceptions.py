@@ -9,6 +9,7 @@ that ``megalith run`` ends with because of it.
     ├── AgentError                125
     ├── JoinError                 125
     ├── PermissionMissing         125
+    ├── PolicyError               125
     ├── Interrupted               128 + signal
     ├── ProgramNotExecutable      126
     ├── ProgramNotFound           127
@@ -62,6 +63,11 @@ class JoinError(MegalithError):
 @final
 class PermissionMissing(MegalithError):
     """The kernel does not let this user do what Megalith needs; the message says how to mend it."""
+
+
+@final
+class PolicyError(MegalithError):
+    """The policy that was to move threads is not there, or does not do what a policy does."""
 
 
 @final

@@ -119,6 +119,8 @@ class LiveDisplay:
 def _line(host: HostFigures, width: int, columns: int, colour: bool) -> str:
     faults = host.faults.total
     tail = f" {format_size(host.held):>9} of {format_size(host.budget):<9} {faults:>10,} faults"
+    if host.threads is not None:
+        tail += f" {host.threads:>4} threads"
     name = f"{host.name[:width]:<{width}} "
     cells = max(0, min(60, columns - 1 - len(name) - len(tail)))
     mapped = min(cells, round(cells * host.mapped / max(1, host.budget)))

@@ -23,6 +23,9 @@ THREADS: Final[tuple[Threads, ...]] = get_args(Threads)
 
 HOME: Final = 0
 
+CPUS_MAX: Final = 1024
+"""crates/runtime, ``spread.rs``: the longest list of CPUs that a program is shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -68,9 +71,12 @@ def arrange(
         what = "the machine is this computer alone" if one_computer else "the machine is one host"
         return _at_home("auto", f"threads stay on {home}: {what}")
     cpus = _cpus(hosts, one_computer=one_computer)
+    if sum(cpus) > CPUS_MAX:
+        many = f"the hosts have {sum(cpus)} CPUs, and threads are spread over {CPUS_MAX} at most"
+        if threads == "auto":
+            return _at_home("auto", f"threads stay on {home}: {many}")
+        raise HostsFileError(many)
     if threads == "auto":
-        if sum(cpus) == cpus[HOME]:
-            return _at_home("auto", f"threads stay on {home}: no other host has CPUs")
         why = f"threads start on {home} ({cpus[HOME]} CPUs) and may move to other hosts ({sum(cpus[1:])} CPUs)"
         return Placement("auto", cpus, (HOME,), why)
     chosen = _numbers(hosts, threads_on) if threads_on else list(range(len(hosts)))
@@ -113,7 +119,7 @@ def _at_home(threads: Threads, why: str) -> Placement:
 def _cpus(hosts: Sequence[HostFigures], *, one_computer: bool) -> tuple[int, ...]:
     found: list[int] = []
     for host in hosts:
-        if not host.cpus:
+        if host.cpus is None or host.cpus < 1:
             raise AgentError(f"host {host.name} does not say how many CPUs it has; threads can only stay at home")
         found.append(host.cpus)
     return shares(found[HOME], len(hosts)) if one_computer else tuple(found)

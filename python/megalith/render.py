@@ -6,8 +6,9 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from megalith.report import Report
+from megalith.report import Report, SpreadFigures
 from megalith.sizes import format_size
 
 _WIDTH_MIN = 100
@@ -35,7 +36,26 @@ def report_text(report: Report, stream: TextIO) -> str:
         f"wall {format_seconds(report.wall_s)}, user {format_seconds(report.user_s)},"
         f" system {format_seconds(report.system_s)}; ended by {ended}, exit status {report.exit_code}"
     )
-    return text_for(stream, _memory_table(report), _faults_table(report), last)
+    tables = [_memory_table(report), _faults_table(report)]
+    if report.spread is not None:
+        tables.append(_threads_table(report, report.spread))
+    return text_for(stream, *tables, last)
+
+
+def hot_text(report: Report, stream: TextIO) -> str:
+    """The pages that were fought over, as text for ``stream``."""
+    if report.spread is None:
+        return text_for(stream, "hot pages: none, all threads were at home")
+    if not report.spread.hot:
+        return text_for(stream, "hot pages: none")
+    table = Table(title="hot pages", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("address", no_wrap=True)
+    table.add_column("moves", justify="right", no_wrap=True)
+    table.add_column("process", justify="right", no_wrap=True)
+    table.add_column("what")
+    for page in report.spread.hot:
+        table.add_row(f"{page.page:#x}", format_count(page.moves), str(page.pid), Text(page.what or "?"))
+    return text_for(stream, table)
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
@@ -66,6 +86,16 @@ def _faults_table(report: Report) -> Table:
         times = (host.fault_us.p50, host.fault_us.p99) if faults.total else (None, None)
         cells = (*map(format_count, counts), *map(format_size, sizes), *map(_format_us, times))
         table.add_row(host.name, *cells)
+    return table
+
+
+def _threads_table(report: Report, spread: SpreadFigures) -> Table:
+    decided = len(spread.decisions) + spread.decisions_dropped
+    title = f"threads ({len(spread.threads)} in all, moved {spread.moves} times, {decided} of them by the scheduler)"
+    table = _table(title, ("CPUs", "most", "CPU time", "taken away", "given", "waited for"))
+    for host, figures in zip(spread.hosts, report.hosts, strict=False):
+        counts = (figures.invalidated_pages or 0, figures.forwarded_pages or 0, figures.dwelled or 0)
+        table.add_row(host.host, str(host.cpus), str(host.most), format_seconds(host.cpu_s), *map(format_count, counts))
     return table
 
 

@@ -53,10 +53,13 @@ class HotPage:
     pid: int
     """The process whose page it is."""
     moves: int
-    """How often it has come to this host, or been called away from it, since the run began."""
+    """How often it has changed hosts since the run began."""
+    what: str | None = None
+    """What of the program lies there, as far as can be told (``--hot``)."""
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> HotPage:
+        """Reads what an agent says of a page."""
         return cls(_count(data["page"]), _count(data["pid"]), _count(data["moves"]))
 
 
@@ -158,6 +161,57 @@ _LATER_COUNTS: Final = ("cpus", "invalidated_pages", "forwarded_pages", "dwelled
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """A thread that was ordered to another host."""
+
+    at_s: float
+    """Seconds after the program's start."""
+    pid: int
+    tid: int
+    name: str
+    """The thread's."""
+    source: str
+    """The host where it was."""
+    target: str
+    why: str
+    """In words."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostThreads:
+    """What a host did for the program's threads."""
+
+    host: str
+    cpus: int
+    """As the program saw them."""
+    most: int
+    """Threads at once."""
+    cpu_s: float
+    """CPU time of the program's threads while they were here, as far as heartbeats told."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadFigures:
+    """Where threads were, in spread mode."""
+
+    asked: str
+    """``spread`` or ``auto``."""
+    hosts: tuple[HostThreads, ...]
+    threads: tuple[ThreadFigures, ...]
+    """As each was last seen."""
+    decisions: tuple[Decision, ...]
+    """The scheduler's, the last of them if there were very many."""
+    decisions_dropped: int
+    hot: tuple[HotPage, ...]
+    """The pages that hosts took from each other most, the worst first."""
+
+    @property
+    def moves(self) -> int:
+        """How often threads changed hosts."""
+        return sum(thread.moves for thread in self.threads)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One run, from beginning to end."""
 
@@ -180,6 +234,8 @@ class Report:
     leftovers_killed: int
     """Processes that the program left behind and that were ended."""
     version: str
+    spread: SpreadFigures | None = None
+    """``None``: all threads were at home."""
 
     @property
     def memory(self) -> int:

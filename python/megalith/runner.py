@@ -19,6 +19,7 @@ from typing import Final, assert_never
 
 from megalith import _core, launch, processes
 from megalith.available import local_budget
+from megalith.balance import BalancePolicy
 from megalith.control import Closed, Control, Ended, Event, Failed, Full, Lost, Member, Opened, Status
 from megalith.exceptions import (
     AgentError,
@@ -32,6 +33,7 @@ from megalith.local import LocalHosts
 from megalith.paths import CONTROL_SOCKET
 from megalith.placement import Threads, arrange
 from megalith.report import EndedBy, HostFigures, Report, ThreadFigures
+from megalith.scheduler import Policy
 from megalith.signals import Signals
 from megalith.sizes import format_size, parse_budget
 from megalith.spreading import Spreading, spreading
@@ -65,7 +67,9 @@ class Options:
     home: str | None = None
     threads: Threads = "auto"
     threads_on: Sequence[str] = ()
+    policy: Policy | None = None
     explain: bool = False
+    hot: bool = False
     heartbeat_s: float = HEARTBEAT_S
     lost_after_s: float = LOST_AFTER_S
     environment: Mapping[str, str] | None = None
@@ -82,6 +86,7 @@ def run(
     home: str | None = None,
     threads: Threads = "auto",
     threads_on: Sequence[str] = (),
+    policy: Policy | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     lost_after_s: float = LOST_AFTER_S,
     env: Mapping[str, str] | None = None,
@@ -102,6 +107,8 @@ def run(
             hosts; ``"auto"`` lets the scheduler move them when the home host's CPUs are full, and is the same as
             ``"expand"`` where no other host has CPUs to offer (as with hosts on this computer).
         threads_on: with ``"spread"``, the names of the hosts on which new threads start.
+        policy: decides which threads move where (:mod:`megalith.scheduler`), in place of the one that ``"auto"``
+            has, and that ``"spread"`` does without.
         heartbeat_s: how often hosts tell each other that they live.
         lost_after_s: a host that has been silent for so long is lost.
         env: the program's environment, in place of this process's.
@@ -127,6 +134,7 @@ def run(
         home=home,
         threads=threads,
         threads_on=threads_on,
+        policy=policy,
         heartbeat_s=heartbeat_s,
         lost_after_s=lost_after_s,
         environment=env,
@@ -159,11 +167,19 @@ def run_with(argv: Sequence[str], options: Options) -> Completed:
             )
             if options.explain:
                 tell(f"megalith: {placement.why}")
+            elif options.policy is not None and not placement.spread:
+                tell(f"megalith: the policy has nothing to decide: {placement.why}")
             with (
-                spreading(placement, opened.hosts, place.private) as spread,
+                spreading(
+                    placement,
+                    opened.hosts,
+                    place.private,
+                    options.policy or (BalancePolicy() if placement.threads == "auto" else None),
+                    explain=options.explain,
+                ) as spread,
                 _adopting(options.adopt_orphans) as known,
             ):
-                run = _Run(tuple(argv), machine, opened.hosts, control, place, options, spread)
+                run = _Run(tuple(argv), Path(program.path), machine, opened.hosts, control, place, options, spread)
                 with signals.starting():
                     child = launch.start(
                         program,
@@ -277,6 +293,7 @@ class _Run:
     def __init__(
         self,
         argv: tuple[str, ...],
+        program: Path,
         machine: str,
         hosts: tuple[HostFigures, ...],
         control: Control,
@@ -285,6 +302,7 @@ class _Run:
         spread: Spreading | None,
     ) -> None:
         self._argv = argv
+        self._program = program
         self._machine = machine
         self._hosts = hosts
         self._control = control
@@ -338,17 +356,20 @@ class _Run:
             last_sign_s = time.monotonic()
             while not self._machine_ended:
                 left_s = last_sign_s + self._options.lost_after_s - time.monotonic()
+                due_s = self._spread.due_in_s() if self._spread else left_s
                 # A wait of no length at least asks: if it was we who were stopped (^Z), words are waiting.
-                ready = selector.select(max(0.0, left_s))
+                ready = selector.select(max(0.0, min(left_s, due_s)))
                 if events := self._control.events():
                     last_sign_s = time.monotonic()
                     for event in events:
                         self._take(event)
-                elif not ready:
+                elif not ready and left_s <= due_s:
                     after = f"{self._options.lost_after_s:g} s"
                     self._lost = Lost(self._home, f"its agent has given no sign of life for {after}")
                 if not self._machine_ended and (ending := child.ending(0.0)) is not None:
                     return ending
+                if self._spread and not self._machine_ended:
+                    self._spread.act(self._control.move)
         return None
 
     def _take(self, event: Event) -> None:
@@ -441,4 +462,5 @@ class _Run:
             system_s=ending.system_s,
             leftovers_killed=self._leftovers,
             version=_core.VERSION,
+            spread=self._spread.figures(self._program if self._options.hot else None) if self._spread else None,
         )

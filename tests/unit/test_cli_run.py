@@ -102,6 +102,7 @@ def test_programs_that_cannot_be_run(cli: Cli, tmp_path: Path) -> None:
         (["--hosts", "x", "--memory-per-host", "1G"], "--memory-per-host is for --local"),
         (["--frobnicate"], "megalith run: unrecognized arguments: --frobnicate"),
         (["--spread", "--expand"], "argument --expand: not allowed with argument --spread"),
+        (["--policy", "nothing:X"], "--policy nothing:X: No module named 'nothing'"),
         (["--threads-on", "a,,b"], "argument --threads-on: '' is not a name"),
         (["--report", "/nowhere/r"], "--report /nowhere/r: No such file or directory"),
     ],
@@ -338,3 +339,51 @@ def test_threads_on_a_host_that_is_none(cli: Cli) -> None:
     assert done.returncode == 125
     assert done.stderr == "megalith: --threads-on host9: no such host; the machine has host1, host2\n"
     assert cli.leftovers() == []
+
+
+POLICY = """\
+from megalith.scheduler import Move
+
+class Even:
+    interval_s = 0.05
+    def decide(self, view):
+        return [Move(t.pid, t.tid, 1, "an even number") for t in view.threads if t.tid % 2 == 0]
+"""
+
+
+def test_a_policy_of_the_users_moves_threads(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY)
+    cli.environment["PYTHONPATH"] += f":{tmp_path}"
+    path = tmp_path / "report.json"
+    words = ["--spread", "--policy", "mine:Even", "--explain", "--heartbeat", "0.1", "--report", str(path)]
+    wish = {"threads": 4, "hot": [{"page": 0x4FFF_F000_0000, "moves": 12}]}
+    done = cli(*LOCAL, *words, "--hot", "--", "sleep", "1", wish=wish)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("megalith: ")]
+    assert lines[0] == "megalith: threads start on host1 (2 CPUs), host2 (2 CPUs)"
+    assert len(lines) == 3
+    assert all(line.endswith(" (fake) host1 → host2: an even number") for line in lines[1:])
+    report = json.loads(path.read_text())
+    spread = report["spread"]
+    assert report["schema_version"] == 1
+    assert sorted(thread["host"] for thread in spread["threads"]) == ["host1", "host1", "host2", "host2"]
+    assert [decision["why"] for decision in spread["decisions"]] == ["an even number"] * 2
+    assert [host["most"] for host in spread["hosts"]] == [4, 2]
+    assert [page["moves"] for page in spread["hot"]] == [12]
+    assert "threads (4 in all, moved 2 times, 2 of them by the scheduler)" in done.stderr
+    assert "0x4ffff0000000  12" in done.stderr
+    assert "mapping (library, large allocation, thread's stack)" in done.stderr
+    assert cli.leftovers() == []
+
+
+def test_a_policy_without_threads_to_move_says_so(cli: Cli) -> None:
+    done = cli(*LOCAL, "--quiet", "--policy", "megalith.scheduler:Random", "--", "true")
+    words = "the policy has nothing to decide: threads stay on host1: the machine is this computer alone"
+    assert (done.returncode, done.stderr) == (0, f"megalith: {words}\n")
+
+
+def test_threads_at_home_have_no_hot_pages(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    done = cli(*LOCAL, "--quiet", "--hot", "--report", str(path), "--", "true")
+    assert done.stderr == "hot pages: none, all threads were at home\n"
+    assert json.loads(path.read_text())["spread"] is None

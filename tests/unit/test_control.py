@@ -13,7 +13,7 @@ import pytest
 
 from megalith.control import Closed, Control, Ended, Full, Lost, Member, Opened, Status, parse_event
 from megalith.exceptions import AgentError, JoinError
-from megalith.report import FaultTimes, HostFigures
+from megalith.report import FaultTimes, HostFigures, HotPage, ThreadFigures
 
 FIGURES: dict[str, Any] = {
     "name": "a",
@@ -49,9 +49,37 @@ def test_events_are_typed() -> None:
     assert opened == Opened((HostFigures("a", 7),))
 
 
+THREAD = {"pid": 7, "tid": 8, "name": "w", "host": "a", "cpu_ms": 90, "moves": 2, "why": "ordered"}
+SPREAD = {"cpus": 4, "load": 1.25, "invalidated_pages": 6, "forwarded_pages": 7, "dwelled": 8}
+
+
+def test_spread_mode_has_more_to_say() -> None:
+    hot = [{"page": 4096, "pid": 7, "moves": 9}]
+    status = parse_event(line(event="status", hosts=[FIGURES | SPREAD | {"hot": hot}], threads=[THREAD]))
+    assert isinstance(status, Status)
+    assert status.threads == (ThreadFigures(7, 8, "w", "a", 90, 2, "ordered"),)
+    host = status.hosts[0]
+    assert (host.cpus, host.load, host.invalidated_pages, host.forwarded_pages, host.dwelled) == (4, 1.25, 6, 7, 8)
+    assert host.hot == (HotPage(4096, 7, 9),)
+    opened = parse_event(line(event="opened", hosts=[FIGURES | SPREAD]))
+    assert opened == Opened((HostFigures("a", 8192, cpus=4),))
+
+
+def test_agents_that_say_less_are_understood() -> None:
+    status = parse_event(line(event="status", hosts=[FIGURES]))
+    assert isinstance(status, Status)
+    assert status.threads == ()
+    assert (status.hosts[0].cpus, status.hosts[0].load, status.hosts[0].hot) == (None, None, ())
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        line(event="status", hosts=[FIGURES | {"cpus": "4"}]),
+        line(event="status", hosts=[FIGURES | {"load": -1}]),
+        line(event="status", hosts=[FIGURES | {"hot": [{"page": 1}]}]),
+        line(event="status", hosts=[FIGURES], threads=[THREAD | {"cpu_ms": 0.5}]),
+        line(event="status", hosts=[FIGURES], threads=[{"pid": 7}]),
         b"",
         b"[]",
         b"{}",
@@ -129,6 +157,12 @@ def test_open_says_what_the_protocol_asks_for(pair: tuple[Control, socket.socket
         "lost_after_ms": 3000,
         "join_timeout_ms": 1000,
     }
+
+
+def test_an_order_to_move(pair: tuple[Control, socket.socket]) -> None:
+    control, agent = pair
+    control.move(7, 8, 1)
+    assert json.loads(agent.recv(65536)) == {"op": "move", "pid": 7, "thread": 8, "host": 1}
 
 
 @pytest.mark.parametrize(

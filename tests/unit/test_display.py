@@ -62,6 +62,11 @@ def test_bars_show_what_is_mapped_stowed_and_free() -> None:
     assert "75.0 MiB of 100 MiB" in line
 
 
+def test_threads_are_counted_where_they_may_be_away() -> None:
+    (line,) = LiveDisplay.lines([host("a", threads=12)], 100, colour=False)
+    assert line.endswith("15 faults   12 threads")
+
+
 def test_a_narrow_terminal_and_many_hosts_get_less() -> None:
     hosts = [host(f"host{n}", held=1 << 20) for n in range(12)]
     lines = LiveDisplay.lines(hosts, 30, colour=True)

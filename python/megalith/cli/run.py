@@ -92,7 +92,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         help="threads start on these hosts (the first thread is at home all the same)",
     )
+    parser.add_argument(
+        "--policy",
+        metavar="MODULE:CLASS",
+        help="what decides which threads move (megalith.scheduler), instead of --auto's own",
+    )
     parser.add_argument("--explain", action="store_true", help="say on stderr where threads go, and why")
+    parser.add_argument(
+        "--hot", action="store_true", help="after the run, show the pages that hosts took from each other most"
+    )
     parser.add_argument("--report", metavar="FILE", type=Path, help="write the report to FILE, as JSON")
     parser.add_argument("--json", action="store_true", help="the report on stderr is one line of JSON")
     parser.add_argument("--quiet", action="store_true", help="no live display and no report on stderr")
@@ -127,6 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
         parser.error("--lost-after must be at least twice --heartbeat")
 
     from megalith.runner import Options
+    from megalith.scheduler import load_policy
 
     report_file = _open_report(arguments.report)
     try:
@@ -138,7 +147,9 @@ def main(arguments: argparse.Namespace) -> int:
                 home=arguments.home,
                 threads=arguments.threads or ("spread" if arguments.threads_on else "auto"),
                 threads_on=arguments.threads_on,
+                policy=load_policy(arguments.policy) if arguments.policy else None,
                 explain=arguments.explain,
+                hot=arguments.hot,
                 heartbeat_s=arguments.heartbeat,
                 lost_after_s=arguments.lost_after,
                 adopt_orphans=True,
@@ -150,7 +161,7 @@ def main(arguments: argparse.Namespace) -> int:
     finally:
         if report_file is not None:
             report_file.close()
-    _show(report, error, as_json=arguments.json, quiet=arguments.quiet)
+    _show(report, error, as_json=arguments.json, quiet=arguments.quiet, hot=arguments.hot)
     return report.exit_code if completed is None else completed.report.exit_code
 
 
@@ -178,7 +189,7 @@ def _open_report(path: Path | None) -> TextIO | None:
         raise MegalithError(f"--report {path}: {error.strerror}") from None
 
 
-def _show(report: Report, error: MegalithError | None, *, as_json: bool, quiet: bool) -> None:
+def _show(report: Report, error: MegalithError | None, *, as_json: bool, quiet: bool, hot: bool) -> None:
     from megalith.tell import tell
 
     if as_json:
@@ -187,5 +198,9 @@ def _show(report: Report, error: MegalithError | None, *, as_json: bool, quiet: 
         from megalith.render import report_text
 
         tell(report_text(report, sys.stderr).rstrip())
+    if hot and not as_json:
+        from megalith.render import hot_text
+
+        tell(hot_text(report, sys.stderr).rstrip())
     if error is not None:
         tell(f"megalith: {error}")

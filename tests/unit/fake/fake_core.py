@@ -8,6 +8,8 @@ What it shall do out of the ordinary is said in the environment variable FAKE, a
     {"refuse": "text", "of": "host2"}                 serve_agent raises RuntimeError
     {"mute_s": 60}                                    `open` is answered late
     {"cpus": {"b": 8}}                                CPUs of hosts, where not 4
+    {"threads": 3}                                    in spread mode; they never rest, and go where they are told
+    {"hot": [{"page": …, "moves": …}]}                of every host, and the program's process
 
 FAKE_FAIL=version (or another kind) is `fail` for host b.
 """
@@ -90,6 +92,7 @@ class _Machine:
         self.members: list[str] = []
         self.held = 0
         self.ran_s: float | None = None
+        self.threads: dict[int, dict[str, Any]] = {}
 
     def serve(self) -> bool:
         """One machine; whether the agent is to stop."""
@@ -102,7 +105,7 @@ class _Machine:
                 if self.members and now_s - last_s >= heartbeat_s:
                     last_s = now_s
                     self.held = min(self.budget, self.held + (1 << 20))
-                    self.say("status", hosts=self.figures())
+                    self.say("status", hosts=self.figures(), **self.shown_threads(heartbeat_s))
                 if self.misbehave(now_s):
                     return False
                 readable = select.select([self.connection.fileno(), self.stop_fd], [], [], 0.02)[0]
@@ -122,6 +125,9 @@ class _Machine:
                         self.say("closed", hosts=self.figures())
                         self.kill_client()
                         return False
+                    if message["op"] == "move":
+                        self.move(message["pid"], message["thread"], self.members[message["host"]])
+                        continue
                     if not self.open(message):
                         return False
                     heartbeat_s = message["heartbeat_ms"] / 1000
@@ -156,6 +162,20 @@ class _Machine:
     def cpus(self, name: str) -> int:
         cpus: int = self.wish.get("cpus", {}).get(name, 4)
         return cpus
+
+    def shown_threads(self, seconds: float) -> dict[str, Any]:
+        pid = self.client()
+        if "threads" not in self.wish or pid is None:
+            return {}
+        for tid in range(pid, pid + self.wish["threads"]):
+            new = {"pid": pid, "tid": tid, "name": "fake", "host": self.name, "cpu_ms": 0, "moves": 0, "why": "started"}
+            self.threads.setdefault(tid, new)["cpu_ms"] += round(seconds * 1000)
+        return {"threads": list(self.threads.values())}
+
+    def move(self, pid: int, tid: int, host: str) -> None:
+        thread = self.threads[tid]
+        assert thread["pid"] == pid
+        thread |= {"host": host, "moves": thread["moves"] + 1, "why": "ordered"}
 
     def misbehave(self, now_s: float) -> bool:
         """Whether the machine is over."""
@@ -213,9 +233,18 @@ class _Machine:
                 "handed_over_pages": 50,
                 "received_pages": 0,
                 "fault_us": {"p50": 12.5, "p99": 80} if name == self.name else {"p50": None, "p99": None},
+                **self.spread_figures(name),
             }
             for name in self.members
         ]
+
+    def spread_figures(self, name: str) -> dict[str, Any]:
+        if "threads" not in self.wish:
+            return {}
+        pid = self.client()
+        hot = [page | {"pid": pid} for page in self.wish.get("hot", [])] if pid is not None else []
+        counts = {"invalidated_pages": 1, "forwarded_pages": 2, "dwelled": 3}
+        return {"cpus": self.cpus(name), "load": 1.5, "hot": hot, **counts}
 
     def say(self, event: str, **rest: Any) -> None:
         self.connection.sendall(json.dumps({"event": event, **rest}).encode() + b"\n")

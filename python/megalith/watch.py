@@ -1,0 +1,104 @@
+"""What heartbeats tell of threads and pages, kept: counts since the beginning become rates, which policies look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from megalith.report import HostFigures, HostThreads, HotPage, ThreadFigures
+from megalith.scheduler import HostView, MachineView, PageView, ThreadView
+
+THREADS_MAX: Final = 10_000
+"""Of threads that have ended, no more are remembered."""
+
+
+class Watch:
+    """See the module's text; one a run."""
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._cpus = cpus
+        self._seen_s = time.monotonic()
+        self._seconds = 0.0
+        """Between the last two heartbeats."""
+        self._hosts: tuple[Sequence[HostFigures], Sequence[HostFigures]] = ((), ())
+        """Before, and now."""
+        self._now: dict[tuple[int, int], tuple[ThreadFigures, float]] = {}
+        """Threads that live, and how much CPU each used lately."""
+        self._known: dict[tuple[int, int], ThreadFigures] = {}
+        self._most: Counter[str] = Counter()
+        self._cpu_s: dict[str, float] = {}
+        self._hot: dict[tuple[int, int], int] = {}
+        self._hot_rates: dict[tuple[int, int], float] = {}
+
+    def take(self, now_s: float, hosts: Sequence[HostFigures], threads: Sequence[ThreadFigures]) -> float:
+        """Takes in a heartbeat; returns the seconds since the one before."""
+        self._seconds, self._seen_s = now_s - self._seen_s, now_s
+        self._hosts = (self._hosts[1], hosts)
+        self._now = {(t.pid, t.tid): (t, self._cpu(t)) for t in threads}
+        self._known |= {key: thread for key, (thread, _) in self._now.items()}
+        for key in list(self._known)[: max(0, len(self._known) - THREADS_MAX)]:
+            if key not in self._now:
+                del self._known[key]
+        here = Counter(thread.host for thread in threads)
+        self._most |= here
+        self._take_hot(hosts)
+        return self._seconds
+
+    def _cpu(self, thread: ThreadFigures) -> float:
+        before = self._known.get((thread.pid, thread.tid))
+        used_s = max(0, thread.cpu_ms - (before.cpu_ms if before else 0)) / 1000
+        self._cpu_s[thread.host] = self._cpu_s.get(thread.host, 0.0) + used_s
+        return min(1.0, used_s / self._seconds) if self._seconds > 0 else 0.0
+
+    def _take_hot(self, hosts: Sequence[HostFigures]) -> None:
+        # Every host that a page comes to or leaves counts it, so the largest count is the nearest.
+        now: dict[tuple[int, int], int] = {}
+        for page in (page for host in hosts for page in host.hot):
+            key = (page.pid, page.page)
+            now[key] = max(page.moves, now.get(key, 0))
+        seconds = max(self._seconds, 1e-3)
+        self._hot_rates = {key: max(0, n - self._hot.get(key, 0)) / seconds for key, n in now.items()}
+        self._hot |= now
+
+    def look(self, now_s: float) -> MachineView:
+        """The machine, as a policy sees it."""
+        before, now = self._hosts
+        numbers = {host.name: number for number, host in enumerate(now)}
+        old = {host.name: host for host in before}
+        hosts = [self._host(number, host, old.get(host.name)) for number, host in enumerate(now)]
+        threads = [ThreadView(t.pid, t.tid, t.name, numbers[t.host], cpu, t.moves) for t, cpu in self._now.values()]
+        hot = [PageView(pid, address, rate) for (pid, address), rate in self._hot_rates.items()]
+        return MachineView(now_s, tuple(hosts), tuple(threads), tuple(hot))
+
+    def ordered(self, pid: int, tid: int, host: int) -> None:
+        """A thread has been told to go to a host; that counts as done until the next heartbeat tells."""
+        thread, cpu = self._now[pid, tid]
+        self._now[pid, tid] = (dataclasses.replace(thread, host=self._hosts[1][host].name), cpu)
+
+    def _host(self, number: int, host: HostFigures, before: HostFigures | None) -> HostView:
+        def rate(count: Callable[[HostFigures], int]) -> float:
+            return 0.0 if before is None else max(0, count(host) - count(before)) / max(self._seconds, 1e-3)
+
+        taken = rate(lambda h: (h.invalidated_pages or 0) + (h.forwarded_pages or 0))
+        dwelled = rate(lambda h: h.dwelled or 0)
+        return HostView(number, host.name, self._cpus[number], host.load or 0.0, taken, dwelled)
+
+    def by_host(self) -> tuple[HostThreads, ...]:
+        """What every host has done for the program's threads."""
+        names = [host.name for host in self._hosts[1]]
+        return tuple(
+            HostThreads(name, cpus, self._most[name], round(self._cpu_s.get(name, 0.0), 3))
+            for name, cpus in zip(names, self._cpus, strict=False)
+        )
+
+    def threads(self) -> tuple[ThreadFigures, ...]:
+        """Every thread as it was last seen."""
+        return tuple(self._known.values())
+
+    def hot(self) -> tuple[HotPage, ...]:
+        """The pages that were fought over, the worst first."""
+        pages = [HotPage(address, pid, moves) for (pid, address), moves in self._hot.items()]
+        return tuple(sorted(pages, key=lambda page: -page.moves))

@@ -1,0 +1,149 @@
+"""Policies that users choose, and what stands between them and the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from megalith.exceptions import PolicyError
+from megalith.placement import Placement, Spread
+from megalith.report import HostFigures, HotPage, ThreadFigures
+from megalith.scheduler import HostView, MachineView, Move, Policy, RandomPolicy, ThreadView, load_policy
+from megalith.spreading import Spreading
+from megalith.view import View
+from megalith.watch import Watch
+
+VIEW = MachineView(
+    0.0,
+    tuple(HostView(n, "abc"[n], 2) for n in range(3)),
+    tuple(ThreadView(9, tid, "w", 0) for tid in range(9, 29)),
+)
+
+
+def test_random_moves_are_the_same_for_a_seed() -> None:
+    first, second, other = (RandomPolicy(seed=seed) for seed in (1, 1, 2))
+    assert first.decide(VIEW) == second.decide(VIEW) != other.decide(VIEW)
+    moves = [move for _ in range(10) for move in first.decide(VIEW)]
+    assert {move.host for move in moves} == {0, 1, 2}
+    assert len(moves) == 200
+
+
+def test_policies_are_named_with_their_arguments() -> None:
+    policy = load_policy("megalith.scheduler:Random,interval_s=0.25,seed=7")
+    assert isinstance(policy, RandomPolicy)
+    assert policy.interval_s == 0.25
+    assert policy.decide(VIEW) == RandomPolicy(seed=7).decide(VIEW)
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "no_such_module:X", "megalith.scheduler:None_", "megalith.scheduler:Move", "pathlib:PurePath",
+             "megalith.scheduler:Random,seed=x", "megalith.scheduler:Random,speed=1"],
+)  # fmt: skip
+def test_what_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError, match=f"--policy {text}: "):
+        load_policy(text)
+
+
+def figures(name: str, **more: float | tuple[HotPage, ...]) -> HostFigures:
+    return HostFigures(name, 1 << 30, **more)  # type: ignore[arg-type]
+
+
+def thread(tid: int, host: str, cpu_ms: int, moves: int = 0) -> ThreadFigures:
+    return ThreadFigures(9, tid, "w", host, cpu_ms, moves, "started")
+
+
+def test_counts_become_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megalith.watch.time.monotonic", lambda: 100.0)
+    watch = Watch([2, 4])
+    hosts = [figures("a", invalidated_pages=10, forwarded_pages=5, dwelled=1), figures("b", load=3.5)]
+    watch.take(101.0, hosts, [thread(9, "a", 900), thread(10, "a", 100)])
+    hot = HotPage(4096, 9, 60), HotPage(8192, 9, 1)
+    hosts = [
+        figures("a", invalidated_pages=50, forwarded_pages=15, dwelled=3, hot=hot),
+        figures("b", load=3.5, hot=(HotPage(4096, 9, 50),)),
+    ]
+    assert watch.take(103.0, hosts, [thread(9, "a", 1900), thread(10, "b", 5100, 1)]) == 2.0
+    view = watch.look(103.5)
+    assert view.hosts == (HostView(0, "a", 2, 0.0, 25.0, 1.0), HostView(1, "b", 4, 3.5))
+    assert view.threads == (ThreadView(9, 9, "w", 0, 0.5), ThreadView(9, 10, "w", 1, 1.0, 1))
+    assert {(page.address, page.moves_per_s) for page in view.hot} == {(4096, 30.0), (8192, 0.5)}
+    assert [(h.host, h.cpus, h.most, h.cpu_s) for h in watch.by_host()] == [("a", 2, 2, 2.0), ("b", 4, 1, 5.0)]
+    assert watch.hot() == hot
+
+
+def test_threads_that_ended_are_remembered_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megalith.watch.THREADS_MAX", 3)
+    watch = Watch([1])
+    for tid in range(10):
+        watch.take(float(tid), [figures("a")], [thread(tid, "a", 1)])
+    assert [t.tid for t in watch.threads()] == [7, 8, 9]
+    assert len(watch.look(10.0).threads) == 1
+
+
+class Given:
+    """Decides what it was given."""
+
+    def __init__(self, *moves: Move) -> None:
+        self.moves = moves
+        self.asked = 0
+
+    def decide(self, view: MachineView) -> Sequence[Move]:
+        self.asked += 1
+        return self.moves
+
+
+def spreading(tmp_path: Path, policy: Policy | None, *, explain: bool = False) -> Spreading:
+    hosts = [figures("a"), figures("b")]
+    placement = Placement("spread", (2, 2), (1, 0), "")
+    view = View(tmp_path, (2, 2), hosts)
+    return Spreading(placement, view, Spread((1, 0), (2, 2), tmp_path), policy, explain=explain)
+
+
+def test_orders_are_passed_on_once_a_heartbeat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = Given(Move(9, 10, 1, "so"), Move(9, 9, 0, "there already"), Move(9, 77, 1, "has ended"))
+    spread = spreading(tmp_path, policy, explain=True)
+    orders: list[tuple[int, int, int]] = []
+    spread.act(lambda *order: orders.append(order))
+    assert policy.asked == 0, "nothing is known yet"
+    hosts = spread.see([figures("a"), figures("b")], [thread(9, "a", 1), thread(10, "a", 1)])
+    assert [host.threads for host in hosts] == [2, 0]
+    assert spread.due_in_s() == 0
+    for _ in range(3):
+        spread.act(lambda *order: orders.append(order))
+    assert orders == [(9, 10, 1)]
+    assert spread.due_in_s() == float("inf")
+    (decision,) = spread.figures().decisions
+    assert (decision.tid, decision.source, decision.target, decision.why) == (10, "a", "b", "so")
+    assert capsys.readouterr().err == "megalith: 0.0 s: thread 10 (w) a → b: so\n"
+
+
+@pytest.mark.parametrize("policy", [Given(Move(9, 10, 2, "")), Given(7)])  # type: ignore[arg-type]
+def test_a_policy_that_fails_is_asked_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Given
+) -> None:
+    spread = spreading(tmp_path, policy)
+    for _ in range(2):
+        spread.see([figures("a"), figures("b")], [thread(10, "a", 1)])
+        spread.act(lambda *order: pytest.fail("an order"))
+    assert policy.asked == 1
+    assert capsys.readouterr().err.startswith("megalith: the policy failed, threads stay where they are: ")
+
+
+def test_orders_count_as_carried_out_until_the_next_heartbeat(tmp_path: Path) -> None:
+    policy = Given(Move(9, 10, 1, "so"))
+    spread = spreading(tmp_path, policy)
+    orders: list[tuple[int, int, int]] = []
+    for expected in (1, 2):
+        spread.see([figures("a"), figures("b")], [thread(10, "a", 1)])
+        for _ in range(3):
+            spread._due_s = 0.0  # As if it had an interval of its own, and a short one.
+            spread.act(lambda *order: orders.append(order))
+        assert len(orders) == expected
+
+
+def test_without_a_policy_nothing_is_ever_due(tmp_path: Path) -> None:
+    spread = spreading(tmp_path, None)
+    spread.see([figures("a"), figures("b")], [])
+    assert spread.due_in_s() == float("inf")
