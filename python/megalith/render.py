@@ -91,7 +91,7 @@ def _faults_table(report: Report) -> Table:
 
 def _threads_table(report: Report, spread: SpreadFigures) -> Table:
     decided = len(spread.decisions) + spread.decisions_dropped
-    title = f"threads ({len(spread.threads)} in all, moved {spread.moves} times, {decided} of them by the scheduler)"
+    title = f"threads: {len(spread.threads)}, moves: {spread.moves} ({decided} decided)"
     table = _table(title, ("CPUs", "most", "CPU time", "taken away", "given", "waited for"))
     for host, figures in zip(spread.hosts, report.hosts, strict=False):
         counts = (figures.invalidated_pages or 0, figures.forwarded_pages or 0, figures.dwelled or 0)
