@@ -53,7 +53,7 @@ class HotPage:
     pid: int
     """The process whose page it is."""
     moves: int
-    """How often it has changed hosts since the run began."""
+    """How often it has left this host for another; in the run's figures, any host."""
     what: str | None = None
     """What of the program lies there, as far as can be told (``--hot``)."""
 

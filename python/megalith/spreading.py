@@ -49,7 +49,12 @@ class Spreading:
     def see(self, hosts: Sequence[HostFigures], threads: Sequence[ThreadFigures]) -> tuple[HostFigures, ...]:
         """Takes in what a heartbeat brings; returns the hosts' figures with their threads counted."""
         now_s = time.monotonic()
-        self._view.refresh(hosts, self._watch.take(now_s, hosts, threads))
+        # Hosts of one computer each report the load of all its CPUs, and have a part of them.
+        parts = [cpus / host.cpus if host.cpus else 1.0 for host, cpus in zip(hosts, self._placement.cpus, strict=True)]
+        ours = [
+            dataclasses.replace(host, load=(host.load or 0.0) * part) for host, part in zip(hosts, parts, strict=True)
+        ]
+        self._view.refresh(ours, self._watch.take(now_s, ours, threads))
         if self._policy is not None and self._interval_s is None:
             self._due_s = now_s
         here = Counter(thread.host for thread in threads)

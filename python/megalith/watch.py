@@ -30,7 +30,8 @@ class Watch:
         self._known: dict[tuple[int, int], ThreadFigures] = {}
         self._most: Counter[str] = Counter()
         self._cpu_s: dict[str, float] = {}
-        self._hot: dict[tuple[int, int], int] = {}
+        self._hot: dict[tuple[str, int, int], int] = {}
+        """How often a page has left a host, by host, process and address."""
         self._hot_rates: dict[tuple[int, int], float] = {}
 
     def take(self, now_s: float, hosts: Sequence[HostFigures], threads: Sequence[ThreadFigures]) -> float:
@@ -54,14 +55,19 @@ class Watch:
         return min(1.0, used_s / self._seconds) if self._seconds > 0 else 0.0
 
     def _take_hot(self, hosts: Sequence[HostFigures]) -> None:
-        # Every host that a page comes to or leaves counts it, so the largest count is the nearest.
-        now: dict[tuple[int, int], int] = {}
-        for page in (page for host in hosts for page in host.hot):
-            key = (page.pid, page.page)
-            now[key] = max(page.moves, now.get(key, 0))
+        # A host counts how often a page has left it; both ends of a fight do.
+        before = self._moves()
+        self._hot |= {(host.name, page.pid, page.page): page.moves for host in hosts for page in host.hot}
         seconds = max(self._seconds, 1e-3)
-        self._hot_rates = {key: max(0, n - self._hot.get(key, 0)) / seconds for key, n in now.items()}
-        self._hot |= now
+        rates = {key: (count - before[key]) / seconds for key, count in self._moves().items()}
+        self._hot_rates = {key: rate for key, rate in rates.items() if rate > 0}
+
+    def _moves(self) -> Counter[tuple[int, int]]:
+        """By process and address."""
+        found: Counter[tuple[int, int]] = Counter()
+        for (_, pid, address), count in self._hot.items():
+            found[pid, address] += count
+        return found
 
     def look(self, now_s: float) -> MachineView:
         """The machine, as a policy sees it."""
@@ -100,5 +106,5 @@ class Watch:
 
     def hot(self) -> tuple[HotPage, ...]:
         """The pages that were fought over, the worst first."""
-        pages = [HotPage(address, pid, moves) for (pid, address), moves in self._hot.items()]
+        pages = [HotPage(address, pid, moves) for (pid, address), moves in self._moves().items()]
         return tuple(sorted(pages, key=lambda page: -page.moves))

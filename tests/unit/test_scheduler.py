@@ -68,9 +68,9 @@ def test_counts_become_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     view = watch.look(103.5)
     assert view.hosts == (HostView(0, "a", 2, 0.0, 25.0, 1.0), HostView(1, "b", 4, 3.5))
     assert view.threads == (ThreadView(9, 9, "w", 0, 0.5), ThreadView(9, 10, "w", 1, 1.0, 1))
-    assert {(page.address, page.moves_per_s) for page in view.hot} == {(4096, 30.0), (8192, 0.5)}
+    assert {(page.address, page.moves_per_s) for page in view.hot} == {(4096, 55.0), (8192, 0.5)}
     assert [(h.host, h.cpus, h.most, h.cpu_s) for h in watch.by_host()] == [("a", 2, 2, 2.0), ("b", 4, 1, 5.0)]
-    assert watch.hot() == hot
+    assert watch.hot() == (HotPage(4096, 9, 110), HotPage(8192, 9, 1))
 
 
 def test_threads_that_ended_are_remembered_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +141,12 @@ def test_orders_count_as_carried_out_until_the_next_heartbeat(tmp_path: Path) ->
             spread._due_s = 0.0  # As if it had an interval of its own, and a short one.
             spread.act(lambda *order: orders.append(order))
         assert len(orders) == expected
+
+
+def test_hosts_of_one_computer_have_a_part_of_its_load(tmp_path: Path) -> None:
+    spread = spreading(tmp_path, Given())
+    spread.see([figures("a", cpus=8, load=4.0), figures("b", cpus=2, load=1.0)], [])
+    assert [host.load for host in spread._watch.look(1.0).hosts] == [1.0, 1.0]
 
 
 def test_without_a_policy_nothing_is_ever_due(tmp_path: Path) -> None:
