@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::clients::Thread;
 use crate::machine::{End, Machine, Mailbox};
 use crate::state::State;
 use crate::wire;
@@ -25,7 +26,24 @@ const FIGURES_TIMEOUT: Duration = Duration::from_secs(1);
 #[serde(tag = "op", rename_all = "lowercase")]
 enum Order {
     Open(Open),
+    Move(Move),
     Close,
+}
+
+/// A thread is to go to another host. What is not known may just have ended.
+#[derive(Deserialize)]
+struct Move {
+    pid: i32,
+    thread: u64,
+    host: Place,
+}
+
+/// A host by its place among the members, or by name.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Number(u16),
+    Name(String),
 }
 
 #[derive(Deserialize)]
@@ -57,7 +75,7 @@ pub fn serve(agent: &Agent, stream: UnixStream) {
     let mut out = Out(stream);
     let open = match lines.next() {
         Some(Ok(Order::Open(open))) => open,
-        Some(Ok(Order::Close)) | None => return,
+        Some(Ok(Order::Close | Order::Move(_))) | None => return,
         Some(Err(why)) => return out.failed("refused", None, &why),
     };
     let id = match u64::from_str_radix(&open.machine, 16) {
@@ -124,11 +142,11 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
     out.say(&json!({"event": "opened", "hosts": machine.all_figures()}));
 
     let (sender, happened) = mpsc::channel();
-    spawn_readers(lines, ends, &sender);
+    spawn_readers(lines, ends, &sender, &machine);
     loop {
         match happened.recv_timeout(heartbeat) {
             Err(RecvTimeoutError::Timeout) => {
-                if !out.say(&json!({"event": "status", "hosts": machine.all_figures()})) {
+                if !out.say(&figures("status", &machine, &machine.threads())) {
                     break;
                 }
             }
@@ -144,8 +162,9 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
                 if !machine.has_ended() {
                     refresh(&machine);
                 }
+                let threads = machine.threads();
                 agent.remove(id);
-                out.say(&json!({"event": "closed", "hosts": machine.all_figures()}));
+                out.say(&figures("closed", &machine, &threads));
                 break;
             }
             Ok(Happened::Gone) | Err(RecvTimeoutError::Disconnected) => break,
@@ -155,7 +174,12 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
 }
 
 /// Two small threads turn what is read and how the machine ends into one stream.
-fn spawn_readers(mut lines: Lines, ends: mpsc::Receiver<End>, sender: &Sender<Happened>) {
+fn spawn_readers(
+    mut lines: Lines,
+    ends: mpsc::Receiver<End>,
+    sender: &Sender<Happened>,
+    machine: &Arc<Machine>,
+) {
     let to_end = sender.clone();
     let spawn =
         |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("control".into()).spawn(work);
@@ -165,16 +189,40 @@ fn spawn_readers(mut lines: Lines, ends: mpsc::Receiver<End>, sender: &Sender<Ha
         }
     }));
     let to_read = sender.clone();
+    let machine = machine.clone();
     let read = spawn(Box::new(move || {
-        let last = match lines.next() {
-            Some(Ok(Order::Close)) => Happened::Close,
-            _ => Happened::Gone,
+        let last = loop {
+            match lines.next() {
+                Some(Ok(Order::Move(order))) => pass_on(&machine, &order),
+                Some(Ok(Order::Close)) => break Happened::Close,
+                _ => break Happened::Gone,
+            }
         };
         let _ = to_read.send(last);
     }));
     if ended.is_err() || read.is_err() {
         let _ = sender.send(Happened::Gone);
     }
+}
+
+fn pass_on(machine: &Machine, order: &Move) {
+    let members = &machine.invitation.members;
+    let host = match &order.host {
+        Place::Number(number) => Some(*number).filter(|&n| usize::from(n) < members.len()),
+        Place::Name(name) => members.iter().position(|m| m.name == *name).map(|n| n as u16),
+    };
+    if let Some(host) = host {
+        machine.stewards.order(order.pid, order.thread, HostId(host));
+    }
+}
+
+/// The figures of all hosts, and where threads are if some may be elsewhere.
+fn figures(event: &str, machine: &Machine, threads: &[Thread]) -> Value {
+    let mut figures = json!({"event": event, "hosts": machine.all_figures()});
+    if !threads.is_empty() {
+        figures["threads"] = json!(threads);
+    }
+    figures
 }
 
 /// Asks the other hosts for their figures and waits for them, [`FIGURES_TIMEOUT`] at most.

@@ -47,7 +47,11 @@ pub struct Counters {
     pub handed_over_pages: u64,
     /// Pages that came from another host for want of room there.
     pub received_pages: u64,
-    /// Messages about pages that were held back, to let the page dwell or its bytes come.
+    /// Copies in use here that went because another host writes.
+    pub invalidated_pages: u64,
+    /// Pages in use here that another host wanted: given away, or copied.
+    pub forwarded_pages: u64,
+    /// How often one of those had to wait because the page had only just come.
     pub dwelled: u64,
 }
 
@@ -97,6 +101,33 @@ pub struct Figures {
     pub received_pages: u64,
     /// Latency of faults.
     pub fault_us: Percentiles,
+    /// CPUs that the agent may use.
+    pub cpus: usize,
+    /// How many of them were busy lately, with whatever.
+    pub load: Option<f64>,
+    /// See [`Counters::invalidated_pages`].
+    pub invalidated_pages: u64,
+    /// See [`Counters::forwarded_pages`].
+    pub forwarded_pages: u64,
+    /// See [`Counters::dwelled`].
+    pub dwelled: u64,
+    /// The pages that leave most often of late.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hot: Vec<HotPage>,
+    /// To home alone: the threads of body processes here, and their CPU time in milliseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bodies: Vec<(u64, u64)>,
+}
+
+/// A page that hosts take from each other.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HotPage {
+    /// Its address.
+    pub page: u64,
+    /// Its space; home shows the process in its place.
+    pub space: u32,
+    /// How often it has left here.
+    pub moves: u64,
 }
 
 /// Of a latency, in microseconds; 0 when nothing was measured.

@@ -22,7 +22,7 @@ use pager::{SpaceId, Uffd};
 use crate::machine::Machine;
 use session::{Role, Session};
 pub use socket::{ClientListener, Connection};
-pub use steward::Stewards;
+pub use steward::{Stewards, Thread};
 
 /// Serves one client until it closes. `find` gives the machine that it names.
 pub fn serve(connection: Connection, find: impl Fn(MachineId) -> Option<Arc<Machine>>) {

@@ -72,6 +72,9 @@ impl Session {
             let pid = peer.pid;
             move || faults::serve(&machine, space, &uffd, &stop, &spread, pid)
         })?;
+        if role != Role::Home {
+            machine.joined.lock().push(peer.pid);
+        }
         let session = Self { machine, role, peer, space, memory, stop, faults };
         if !session.machine.add_client(&session.peer.pidfd) {
             // It ended between the look-up and now, and has not seen this client.
@@ -172,7 +175,10 @@ impl Session {
         }
         match self.role {
             Role::Home => self.machine.close_space(self.space),
-            Role::Body(space) => drop(self.machine.body_ended(space)),
+            Role::Body(space) => {
+                self.machine.joined.lock().retain(|&pid| pid != self.peer.pid);
+                self.machine.body_ended(space);
+            }
         }
     }
 }

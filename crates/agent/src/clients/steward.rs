@@ -9,27 +9,52 @@ use client::{Op, Reply, Request, Why};
 use coherence::HostId;
 use pager::SpaceId;
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use super::Refusal;
 use super::socket::Connection;
 use crate::machine::Machine;
+use crate::procfs;
 
 /// A steward that does not take an order within this time does not get it.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(1);
 /// More threads of one process than the kernel has tids are a mistake.
 const THREADS_MAX: usize = 1 << 22;
 
-/// Where a thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+/// A thread of a spread program, as `status` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Thread {
+    pid: i32,
+    /// At home.
+    tid: u64,
+    name: String,
     /// The host that runs it.
-    pub host: HostId,
-    /// Its tid there.
-    pub tid: u64,
-    /// Why it went there: a [`Why`].
-    pub why: Why,
+    host: String,
+    /// Of the thread at home and of those that ran its code elsewhere.
+    cpu_ms: u64,
+    moves: u64,
+    why: &'static str,
+}
+
+/// Where a thread is.
+struct Placed {
+    host: HostId,
+    why: Why,
     /// How often it has moved.
-    pub moves: u64,
+    moves: u64,
+    /// Hosts where it has been.
+    visits: BTreeMap<HostId, Visit>,
+    /// The CPU time of its thread at home, and of threads elsewhere that are no more.
+    home_ms: u64,
+    gone_ms: u64,
+}
+
+/// The thread that runs a thread's code on another host.
+#[derive(Clone, Copy)]
+struct Visit {
+    tid: u64,
+    /// Its CPU time, as last heard.
+    cpu_ms: u64,
 }
 
 struct Steward {
@@ -45,11 +70,39 @@ struct Steward {
 pub struct Stewards(Mutex<BTreeMap<SpaceId, Steward>>);
 
 impl Stewards {
-    /// Where the threads of every spread program are: the process, the tid at home, the place.
-    pub fn threads(&self) -> Vec<(i32, u64, Placed)> {
-        let stewards = self.0.lock();
-        let of = |s: &Steward| s.threads.iter().map(|(&tid, &at)| (s.pid, tid, at)).collect::<Vec<_>>();
-        stewards.values().flat_map(of).collect()
+    /// The threads of every spread program. `member` names a host; `cpu_ms` says what a thread of a body process has used, as
+    /// far as its host has said.
+    pub fn threads(
+        &self,
+        member: impl Fn(HostId) -> String,
+        cpu_ms: impl Fn(HostId, u64) -> Option<u64>,
+    ) -> Vec<Thread> {
+        let mut out = Vec::new();
+        for Steward { pid, threads, .. } in self.0.lock().values_mut() {
+            for (&tid, placed) in threads {
+                // A thread that has just ended keeps what it had.
+                placed.home_ms = procfs::cpu_ms(*pid, tid).unwrap_or(placed.home_ms);
+                for (&host, visit) in &mut placed.visits {
+                    visit.cpu_ms = cpu_ms(host, visit.tid).unwrap_or(visit.cpu_ms).max(visit.cpu_ms);
+                }
+                let away: u64 = placed.visits.values().map(|visit| visit.cpu_ms).sum();
+                out.push(Thread {
+                    pid: *pid,
+                    tid,
+                    name: procfs::name(*pid, tid).unwrap_or_default(),
+                    host: member(placed.host),
+                    cpu_ms: placed.home_ms + placed.gone_ms + away,
+                    moves: placed.moves,
+                    why: word(placed.why),
+                });
+            }
+        }
+        out
+    }
+
+    /// The process that opened a space, if it has a steward.
+    pub fn process(&self, space: SpaceId) -> Option<i32> {
+        self.0.lock().get(&space).map(|steward| steward.pid)
     }
 
     /// Tells the steward of process `pid` to move a thread. A process or thread that is not known may just have ended.
@@ -79,19 +132,43 @@ impl Stewards {
         self.0.lock().remove(&space);
     }
 
-    fn placed(&self, space: SpaceId, thread: u64, host: HostId, tid: u64, why: Why) {
+    fn placed(&self, space: SpaceId, me: HostId, thread: u64, (host, tid): (HostId, u64), why: Why) {
         let mut stewards = self.0.lock();
         let Some(threads) = stewards.get_mut(&space).map(|s| &mut s.threads) else { return };
         if why == Why::Ended {
             threads.remove(&thread);
             return;
         }
-        let before = threads.get(&thread).copied();
-        if before.is_none() && threads.len() >= THREADS_MAX {
+        if !threads.contains_key(&thread) && threads.len() >= THREADS_MAX {
             return;
         }
-        let moves = before.map_or(0, |b| b.moves + u64::from(b.host != host));
-        threads.insert(thread, Placed { host, tid, why, moves });
+        let placed = threads.entry(thread).or_insert_with(|| Placed::new(host));
+        placed.moves += u64::from(placed.host != host);
+        (placed.host, placed.why) = (host, why);
+        if host != me {
+            let visit = placed.visits.entry(host).or_insert(Visit { tid, cpu_ms: 0 });
+            if visit.tid != tid {
+                placed.gone_ms += visit.cpu_ms;
+                *visit = Visit { tid, cpu_ms: 0 };
+            }
+        }
+    }
+}
+
+impl Placed {
+    fn new(host: HostId) -> Placed {
+        Placed { host, why: Why::Started, moves: 0, visits: BTreeMap::new(), home_ms: 0, gone_ms: 0 }
+    }
+}
+
+fn word(why: Why) -> &'static str {
+    match why {
+        Why::Started => "started",
+        Why::Ordered => "ordered",
+        Why::Signal => "signal",
+        Why::Call => "call",
+        Why::Native => "native",
+        Why::Ended => "ended",
     }
 }
 
@@ -124,7 +201,10 @@ fn listen(connection: &Connection, machine: &Machine, space: SpaceId) {
     while let Ok(Some((Request { op, args: [thread, host, tid, why] }, _))) = connection.receive() {
         let host = u16::try_from(host).ok().filter(|&h| usize::from(h) < machine.invitation.members.len());
         match (op == Op::Placed as u64, host, why_of(why)) {
-            (true, Some(host), Some(why)) => machine.stewards.placed(space, thread, HostId(host), tid, why),
+            (true, Some(host), Some(why)) => {
+                let me = machine.invitation.me;
+                machine.stewards.placed(space, me, thread, (HostId(host), tid), why);
+            }
             _ => {
                 eprintln!("megalith agent: the steward of space {} sent what is none of its words", space.0);
                 return;
@@ -141,4 +221,47 @@ fn why_of(number: u64) -> Option<Why> {
 
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_time_of_all_places_is_summed() {
+        let stewards = Stewards::default();
+        let (space, home, b, c) = (SpaceId(1), HostId(0), HostId(1), HostId(2));
+        let (connection, _other) = Connection::pair().unwrap();
+        // No such process: its time at home is 0.
+        assert!(stewards.add(space, -1, Arc::new(connection)));
+        let placed = |host, tid, why| stewards.placed(space, home, 9, (host, tid), why);
+        let look = |ms: &'static [(HostId, u64, u64)]| {
+            let cpu_ms = |host, tid| ms.iter().find(|m| (m.0, m.1) == (host, tid)).map(|m| m.2);
+            let threads = stewards.threads(|host| host.0.to_string(), cpu_ms);
+            threads.first().map(|t| (t.host.clone(), t.cpu_ms, t.moves, t.why))
+        };
+        placed(home, 9, Why::Started);
+        assert_eq!(look(&[]), Some(("0".into(), 0, 0, "started")));
+        placed(b, 70, Why::Ordered);
+        assert_eq!(
+            look(&[(HostId(1), 70, 400), (HostId(2), 70, 999)]),
+            Some(("1".into(), 400, 1, "ordered"))
+        );
+        placed(c, 70, Why::Ordered);
+        assert_eq!(
+            look(&[(HostId(2), 70, 50)]),
+            Some(("2".into(), 450, 2, "ordered")),
+            "b keeps what it had"
+        );
+        placed(b, 71, Why::Ordered);
+        assert_eq!(
+            look(&[(HostId(1), 71, 1)]),
+            Some(("1".into(), 451, 3, "ordered")),
+            "another thread there"
+        );
+        placed(home, 9, Why::Signal);
+        assert_eq!(look(&[]), Some(("0".into(), 451, 4, "signal")));
+        placed(home, 9, Why::Ended);
+        assert_eq!(look(&[]), None);
+    }
 }

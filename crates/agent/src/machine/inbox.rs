@@ -6,6 +6,8 @@ use std::time::Instant;
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Lost};
 use pager::SpaceId;
+use rustc_hash::FxHashMap;
+use serde_json::Value;
 
 use super::{End, Machine};
 use crate::state::State;
@@ -89,7 +91,10 @@ impl Machine {
             }
             Said::Swept(token) => state.swept(token),
             Said::Figures(json) => {
-                if let Ok(figures) = serde_json::from_slice(json) {
+                if let Ok(mut figures) = serde_json::from_slice::<Value>(json) {
+                    let bodies = figures.as_object_mut().and_then(|f| f.remove("bodies"));
+                    let times = bodies.and_then(|bodies| serde_json::from_value(bodies).ok());
+                    state.body_times[usize::from(from.0)] = times.map(pairs).unwrap_or_default();
                     state.others[usize::from(from.0)].replace(figures);
                     state.figures_heard[usize::from(from.0)] += 1;
                 }
@@ -103,6 +108,10 @@ impl Machine {
         }
         None
     }
+}
+
+fn pairs(times: Vec<(u64, u64)>) -> FxHashMap<u64, u64> {
+    times.into_iter().collect()
 }
 
 /// What a message asks for that is done without the lock.

@@ -34,6 +34,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::bodies::{Bodies, Nursery};
 use crate::clients::Stewards;
+use crate::procfs::Load;
 use crate::state::{Served, State, first_space};
 use crate::wire;
 pub use inbox::Mailbox;
@@ -87,6 +88,9 @@ pub struct Machine {
     /// Programs' threads, at home.
     pub(crate) stewards: Stewards,
     bodies: Bodies,
+    /// Processes that have joined a space here.
+    pub(crate) joined: Mutex<Vec<i32>>,
+    load: Mutex<Load>,
     /// Messages of a burst, by sender, each behind its length.
     bursts: Vec<Mutex<Vec<u8>>>,
     clients: Mutex<Vec<Arc<OwnedFd>>>,
@@ -123,6 +127,8 @@ impl Machine {
             over: Condvar::new(),
             fabric: OnceLock::new(),
             stewards: Stewards::default(),
+            joined: Mutex::default(),
+            load: Mutex::default(),
             bodies: Bodies::new(invitation.machine, nursery),
             bursts: (0..hosts).map(|_| Mutex::default()).collect(),
             clients: Mutex::default(),

@@ -2,16 +2,26 @@
 
 use coherence::HostId;
 use fabric::Fabric;
-use pager::PAGE;
+use pager::{PAGE, SpaceId, address};
+use serde_json::{Value, json};
 
 use super::Machine;
-use crate::figures::Figures;
+use crate::clients::Thread;
+use crate::figures::{Figures, HotPage};
+use crate::procfs;
 use crate::wire;
 
 impl Machine {
     /// This host's figures.
     pub fn figures(&self) -> Figures {
-        let state = self.lock();
+        let (cpus, load) = {
+            let mut load = self.load.lock();
+            (load.cpus(), load.take())
+        };
+        let bodies = self.body_threads();
+        let mut state = self.lock();
+        let hot = |(page, moves)| HotPage { page: address(page), space: SpaceId::of(page).0, moves };
+        let hot = state.hot.report().into_iter().map(hot).collect();
         let holdings = state.pager.holdings();
         let traffic = self.fabric().map(|f| f.traffic()).unwrap_or_default();
         Figures {
@@ -29,14 +39,49 @@ impl Machine {
             handed_over_pages: state.counters.handed_over_pages,
             received_pages: state.counters.received_pages,
             fault_us: state.counters.latency.percentiles(),
+            cpus,
+            load,
+            invalidated_pages: state.counters.invalidated_pages,
+            forwarded_pages: state.counters.forwarded_pages,
+            dwelled: state.counters.dwelled,
+            hot,
+            bodies,
         }
     }
 
+    /// The threads of body processes here, and their CPU time in milliseconds.
+    fn body_threads(&self) -> Vec<(u64, u64)> {
+        let processes = self.joined.lock().clone();
+        let threads = |&pid: &i32| procfs::threads(pid).into_iter().map(move |tid| (pid, tid));
+        let times = processes.iter().flat_map(threads);
+        times.filter_map(|(pid, tid)| Some((tid, procfs::cpu_ms(pid, tid)?))).collect()
+    }
+
+    /// Where the threads of spread programs are.
+    pub fn threads(&self) -> Vec<Thread> {
+        let times = self.lock().body_times.clone();
+        let member = |host: HostId| self.invitation.members[usize::from(host.0)].name.clone();
+        self.stewards.threads(member, |host, tid| times[usize::from(host.0)].get(&tid).copied())
+    }
+
+    /// Puts the process in place of the space of each hot page; of programs that have ended there is none.
+    fn name_processes(&self, figures: &mut Value) {
+        let Some(hot) = figures.get_mut("hot").and_then(Value::as_array_mut) else { return };
+        hot.retain_mut(|page| {
+            let space = page["space"].as_u64().and_then(|space| u32::try_from(space).ok());
+            let pid = space.and_then(|space| self.stewards.process(SpaceId(space)));
+            if let Some(pid) = pid {
+                *page = json!({"page": page["page"], "pid": pid, "moves": page["moves"]});
+            }
+            pid.is_some()
+        });
+    }
+
     /// All hosts' figures, as known now.
-    pub fn all_figures(&self) -> Vec<serde_json::Value> {
+    pub fn all_figures(&self) -> Vec<Value> {
         let own = serde_json::to_value(self.figures()).expect("figures are plain");
         let state = self.lock();
-        (0u16..)
+        let mut all: Vec<Value> = (0u16..)
             .zip(&self.invitation.members)
             .map(|(i, member)| {
                 if i == self.invitation.me.0 {
@@ -47,7 +92,10 @@ impl Machine {
                     serde_json::to_value(unknown).expect("figures are plain")
                 })
             })
-            .collect()
+            .collect();
+        drop(state);
+        all.iter_mut().for_each(|figures| self.name_processes(figures));
+        all
     }
 
     /// Sends this host's figures to home.

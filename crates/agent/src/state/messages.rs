@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use coherence::{Event, HostId, Message, PageId, REGION_PAGES, Violation};
+use coherence::{Access, Event, HostId, Message, PageId, REGION_PAGES, Violation};
 use fabric::Fabric;
 use pager::{Packed, Place, SpaceId};
 
@@ -100,7 +100,7 @@ impl State {
             }
             let now = Instant::now();
             if !self.dwell.admits(&message, page, now) {
-                self.counters.dwelled += 1;
+                self.counters.dwelled += u64::from(takes(&message) && !self.dwell.holds(page));
                 if self.dwell.hold((from, message), page, beside, now) {
                     self.due.notify_one();
                 }
@@ -120,8 +120,28 @@ impl State {
         let idle = message
             .page()
             .is_none_or(|page| !matches!(self.pager.entry(page).place, Place::Mapped | Place::Evicting));
+        if !idle {
+            self.count_taking(&message);
+        }
         self.tell(Event::Message { from, epoch: self.epoch, message, idle })?;
         self.carry_out(beside, fabric);
         Ok(())
+    }
+
+    /// Counts a message that takes a page in use here, or the right to write it.
+    fn count_taking(&mut self, message: &Message) {
+        match *message {
+            Message::Forward { page, access, .. } => {
+                self.counters.forwarded_pages += 1;
+                if access == Access::Write {
+                    self.hot.moved(page);
+                }
+            }
+            Message::Invalidate { page, .. } => {
+                self.counters.invalidated_pages += 1;
+                self.hot.moved(page);
+            }
+            _ => {}
+        }
     }
 }

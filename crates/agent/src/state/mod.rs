@@ -35,6 +35,7 @@ pub use spaces::{first_space, home_of};
 use sweeps::Sweeps;
 
 use crate::figures::{Counters, Kind};
+use crate::hot::Hot;
 use crate::rooms::{ROOM_PAGES, Rooms};
 use crate::wire;
 
@@ -61,6 +62,10 @@ pub struct State {
     pub counters: Counters,
     /// The figures that other hosts sent last, by host.
     pub others: Vec<Option<serde_json::Value>>,
+    /// The CPU time in milliseconds of threads of body processes, as their hosts said last, by host.
+    pub body_times: Vec<FxHashMap<u64, u64>>,
+    /// Pages that leave here again and again.
+    pub hot: Hot,
     /// How often each has sent some.
     pub figures_heard: Vec<u64>,
     /// Why a file that backs a page could not be read. Who waits for the page gets no answer: the machine must end.
@@ -105,6 +110,8 @@ impl State {
             rooms: Rooms::new(me, hosts),
             counters: Counters::default(),
             others: vec![None; usize::from(hosts)],
+            body_times: vec![FxHashMap::default(); usize::from(hosts)],
+            hot: Hot::default(),
             figures_heard: vec![0; usize::from(hosts)],
             unreadable: None,
             me,

@@ -52,6 +52,7 @@ impl State {
             let gone = |page: PageId| SpaceId::of(page) == space;
             self.waiting.retain(|&page, _| !gone(page));
             self.dwell.close(gone);
+            self.hot.close(gone);
         }
     }
 

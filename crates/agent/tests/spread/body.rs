@@ -107,6 +107,20 @@ fn obey(client: &Client, line: &str) -> String {
             client.word(s["page"], s["word"]).store(s["value"], Ordering::SeqCst);
             "set".into()
         }
+        "burn" => {
+            // SAFETY: plain system calls.
+            let tid = unsafe { libc::gettid() };
+            let begun = thread_time();
+            while thread_time() < begun + std::time::Duration::from_millis(300) {}
+            tid.to_string()
+        }
+        "fill" => {
+            let s = work::settings(rest);
+            for page in s["page"]..s["page"] + s["pages"] {
+                client.word(page, 1).store(s["value"], Ordering::SeqCst);
+            }
+            "filled".into()
+        }
         "die" => {
             // SAFETY: plain system calls.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -114,6 +128,14 @@ fn obey(client: &Client, line: &str) -> String {
         }
         other => panic!("{other} is none of our words"),
     }
+}
+
+/// The CPU time of the calling thread.
+fn thread_time() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call fills `time` in.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// What this process is, one word each.

@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use client::{ChannelKind, Op};
+use client::{ChannelKind, Op, Why};
 
 use crate::body::Lines;
 use crate::common::{Client, PAGE};
 use crate::work;
 
-const BASE: u64 = 0x2100_0000_0000;
+pub const BASE: u64 = 0x2100_0000_0000;
 
 struct Home {
     client: Client,
+    space: u64,
     hosts: u64,
     bodies: Vec<Lines>,
 }
@@ -33,6 +34,8 @@ pub fn main(scenario: &str) {
         "count" => count(rest),
         "order" => order(rest),
         "files" => files(),
+        "free" => free(rest),
+        "steward" => steward(),
         "body" => {
             let mut home = Home::start(16);
             home.bodies[0].say("die");
@@ -56,7 +59,7 @@ impl Home {
         let args = [client::VERSION, machine, 0, 0];
         let (client, [space, _, hosts, _]) = Client::begin(&socket, Op::Hello, args, BASE, pages * PAGE);
         assert!(space > 0 && hosts > 0);
-        Home { client, hosts, bodies: Vec::new() }
+        Home { client, space, hosts, bodies: Vec::new() }
     }
 
     /// And has it joined on all hosts.
@@ -161,6 +164,66 @@ fn order(rest: &str) {
         })
     });
     assert!(seen > 0 && there.iter().all(|seen| seen.parse::<u64>().unwrap() > 1), "{seen}, {there:?}");
+}
+
+/// Pages that other hosts touched first, and that home frees.
+fn free(rest: &str) {
+    let times = work::settings(rest)["times"];
+    let mut home = Home::start(2048);
+    for i in 0..times {
+        // In regions of which each host is the directory in turn, some pages of home's, some of all.
+        let (page, pages) = (i * 37 % 2000, 40);
+        let writer = (i % 2) as usize;
+        let value = i + 1;
+        home.bodies[writer].say(&format!("fill page={page} pages={pages} value={value}"));
+        assert_eq!(home.bodies[writer].hear().as_deref(), Some("filled"));
+        let look = format!("sum page={page} pages={pages} word=1");
+        if i % 3 == 0 {
+            let (_, there) = home.all(&look, |client| client.word(page + 3, 1).load(Ordering::SeqCst));
+            assert_eq!(there, vec![(value * pages).to_string(); 2]);
+        }
+        let op = if i % 5 == 0 { Op::Clear } else { Op::Discard };
+        let range = [BASE + page * PAGE, pages * PAGE, 0, 0];
+        assert_eq!(home.client.ask(op, range, None).0.status, 0);
+        let (here, there) = home.all(&look, |client| work::sum(client, &work::settings(&look[4..])));
+        assert_eq!((here, there), (0, vec!["0".to_owned(); 2]), "round {i}");
+    }
+}
+
+/// A thread that goes from host to host, as its steward tells the agent.
+fn steward() {
+    let mut home = Home::start(16);
+    let socket = crate::common::seqpacket(&PathBuf::from(std::env::var(client::env::SOCKET).unwrap()));
+    let machine = u64::from_str_radix(&std::env::var(client::env::MACHINE).unwrap(), 16).unwrap();
+    let begin =
+        |space| crate::common::exchange(&socket, Op::Steward, [client::VERSION, machine, space, 0], None);
+    assert_eq!(begin(home.space).0.status, 0);
+    let (send_tid, tid) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let wanderer = std::thread::Builder::new().name("wanderer".into()).spawn(move || {
+        // SAFETY: a plain system call.
+        send_tid.send(unsafe { libc::gettid() } as u64).unwrap();
+        let _ = ended.recv();
+    });
+    let tid = tid.recv().unwrap();
+    let placed = |host, there, why: Why| {
+        crate::common::send(&socket, Op::Placed, [tid, host, there, why as u64], None);
+    };
+    placed(0, tid, Why::Started);
+    home.bodies[0].say("burn");
+    let there = home.bodies[0].hear().unwrap().parse().unwrap();
+    placed(1, there, Why::Ordered);
+    // A page that is fought over.
+    let fight = "count hosts=3 pages=1 threads=1 times=2000 hot=1";
+    home.all(fight, |client| work::count(client, &work::settings(&fight[6..]), 1));
+    let order = || crate::common::hear(&socket).expect("an order").0;
+    assert_eq!(order(), [Op::Move as u64, tid, 2, 0, 0]);
+    placed(2, 1, Why::Ordered);
+    assert_eq!(order(), [Op::Move as u64, tid, 0, 0, 0]);
+    drop(end);
+    wanderer.unwrap().join().unwrap();
+    placed(0, tid, Why::Ended);
+    std::thread::sleep(Duration::from_millis(300));
 }
 
 /// A file of `pages` pages; the words of page n are n + 1.

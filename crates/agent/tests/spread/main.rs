@@ -28,6 +28,8 @@ const TESTS: &[(&str, fn())] = &[
     ("increments_survive_eviction_and_hand_over", increments_survive_eviction_and_hand_over),
     ("writes_are_seen_in_order", writes_are_seen_in_order),
     ("files_are_read_at_home", files_are_read_at_home),
+    ("what_is_freed_is_freed_everywhere", what_is_freed_is_freed_everywhere),
+    ("orders_and_places_of_threads", orders_and_places_of_threads),
     ("a_body_process_that_dies_ends_the_machine", a_body_process_that_dies_ends_the_machine),
     ("body_processes_end_with_their_program", body_processes_end_with_their_program),
 ];
@@ -183,6 +185,62 @@ fn writes_are_seen_in_order() {
 fn files_are_read_at_home() {
     let machine = Machine::open(0x107, &[32 * MIB; 3]);
     machine.run("files", MINUTE);
+    machine.close();
+}
+
+fn what_is_freed_is_freed_everywhere() {
+    let machine = Machine::open(0x10a, &[16 * MIB; 3]);
+    machine.run("free times=200", MINUTE);
+    machine.close();
+}
+
+fn orders_and_places_of_threads() {
+    let mut machine = Machine::open(0x10b, &[16 * MIB; 3]);
+    let mut home = machine.start("steward");
+    let pid = home.id();
+    let places = |status: &Value| {
+        let threads = status["threads"].as_array().cloned().unwrap_or_default();
+        threads.into_iter().find(|t| t["pid"] == pid && t["name"] == "wanderer")
+    };
+    let until = |control: &mut Control, what: &str, seen: &dyn Fn(&Value) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let status = control.hear_until("status");
+            if seen(&status) {
+                return status;
+            }
+            assert!(begun.elapsed() < MINUTE, "waiting for {what}: {status}");
+        }
+    };
+    let on = |host: &'static str| move |status: &Value| places(status).is_some_and(|t| t["host"] == host);
+    let status = until(&mut machine.control, "b", &on("b"));
+    let tid = places(&status).unwrap()["tid"].as_u64().unwrap();
+    // It burned 300 ms there, of which some show at once, and all in the end.
+    until(&mut machine.control, "its time", &|s| {
+        places(s).is_some_and(|t| t["cpu_ms"].as_u64() >= Some(290))
+    });
+    let hosts = until(&mut machine.control, "a hot page", &|s| s["hosts"].to_string().contains("\"hot\":[{"));
+    for host in hosts["hosts"].as_array().unwrap() {
+        assert!(host["cpus"].as_u64() > Some(0) && host.get("bodies").is_none(), "{host}");
+        for hot in host["hot"].as_array().into_iter().flatten() {
+            assert!(hot["pid"] == pid && hot["page"].as_u64() >= Some(home::BASE), "{hot}");
+        }
+    }
+    assert!(hosts["hosts"][0]["load"].as_f64() > Some(0.0), "{hosts}");
+    assert!(sum(&hosts, "forwarded_pages") > 0, "{hosts}");
+    // Who is not known may have ended: nothing happens.
+    machine.control.say(&json!({"op": "move", "pid": pid, "thread": 1u64 << 40, "host": "c"}));
+    machine.control.say(&json!({"op": "move", "pid": 1, "thread": tid, "host": "c"}));
+    machine.control.say(&json!({"op": "move", "pid": pid, "thread": tid, "host": "nobody"}));
+    machine.control.say(&json!({"op": "move", "pid": pid, "thread": tid, "host": 9}));
+    machine.control.say(&json!({"op": "move", "pid": pid, "thread": tid, "host": "c"}));
+    let status = until(&mut machine.control, "c", &on("c"));
+    let thread = places(&status).unwrap();
+    assert_eq!((&thread["moves"], &thread["why"]), (&json!(2), &json!("ordered")), "{thread}");
+    assert!(thread["cpu_ms"].as_u64() >= Some(290), "what it used on b is not forgotten: {thread}");
+    machine.control.say(&json!({"op": "move", "pid": pid, "thread": tid, "host": 0}));
+    until(&mut machine.control, "its end", &|s| places(s).is_none());
+    assert!(wait(&mut home, MINUTE).success());
     machine.close();
 }
 
