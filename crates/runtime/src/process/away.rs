@@ -12,14 +12,14 @@ use megalith_runtime::errno::EINTR;
 use megalith_runtime::frame::{Context, FXSAVE_BYTES, SigInfo, XSAVE_BYTES_MAX, saved_bytes};
 use megalith_runtime::nr;
 use megalith_runtime::ship::{Area, Call, Clocks, Head, Kind, Query, Reason, Returned, Shipment, Started};
-use megalith_runtime::sigset::SigSet;
+use megalith_runtime::sigset::{SigSet, own_signals};
 use megalith_runtime::{PAGE, ship};
 
 use crate::block::Block;
 use crate::body::channel::{self, Ended, Part};
 use crate::body::clocks;
 use crate::pass::pass;
-use crate::sys::{Fd, safe_call};
+use crate::sys::{self, Fd, safe_call};
 use crate::trap::{self, Outcome};
 use crate::travel::{HOME, Place};
 use crate::{hosts, own, say, signals, space, spread, steward, threads};
@@ -53,11 +53,20 @@ enum Next {
 /// Takes the thread where it is to be, if it may leave; returns when it is to go on at home, with the `context` to enter.
 pub fn go(block: &mut Block, context: &mut Context) {
     while let Some(host) = destination(block) {
+        if awaited(context.mask) != SigSet::EMPTY {
+            // They interrupt the thread here, when this is over.
+            return;
+        }
         match travel(block, context, host) {
             Next::Stay => return,
             Next::Leave => {}
         }
     }
+}
+
+/// Signals that have come and wait only for the program's `mask` to be in force.
+fn awaited(mask: SigSet) -> SigSet {
+    sys::pending().minus(mask.union(own_signals()))
 }
 
 /// Where the thread is to be instead of here: the policy.
@@ -287,6 +296,7 @@ impl Trip {
         call.context.mask = self.mask;
         let outcome = trap::perform(block, call.context.registers.rax as u32, &mut call.context);
         self.mask = call.context.mask;
+        self.let_in(block);
         match outcome {
             Outcome::Done(value) if !self.is_wanted(block) => {
                 self.say(Kind::Result, [Part::of(&Returned { value: value as u64 })]);
@@ -296,6 +306,14 @@ impl Trip {
                 self.turn_back();
             }
             Outcome::NotMade => self.turn_back(),
+        }
+    }
+
+    /// Lets in what the call has sent to this thread, or has let in: that comes before its result.
+    fn let_in(&self, block: &mut Block) {
+        if block.noted.is_none() && awaited(self.mask) != SigSet::EMPTY {
+            // Any call: the signals come when it is made.
+            let _ = pass(block, nr::GETPID, [0; 6], self.mask);
         }
     }
 

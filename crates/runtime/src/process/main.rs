@@ -21,6 +21,7 @@ mod block;
 mod body;
 mod exec;
 mod files;
+mod futex;
 mod hosts;
 mod live;
 mod load;

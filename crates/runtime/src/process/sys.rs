@@ -105,6 +105,15 @@ pub fn block_all() -> SigSet {
     before
 }
 
+/// Signals that wait until they are let in (rt_sigpending(2)).
+pub fn pending() -> SigSet {
+    let mut set = SigSet::EMPTY;
+    // Cannot fail: a valid pointer and size.
+    let _ = safe_call!(nr::RT_SIGPENDING, &raw mut set, 8);
+    // SAFETY: the kernel has written it behind the compiler's back.
+    unsafe { (&raw const set).read_volatile() }
+}
+
 /// A soft and a hard limit.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -12,7 +12,7 @@ use crate::block::Block;
 use crate::files::{self, Opened};
 use crate::pass::{pass, raw};
 use crate::sys::safe_call;
-use crate::{affinity, away, exec, machine, own, say, signals, space, spread, steward, threads, view};
+use crate::{affinity, away, exec, futex, machine, own, say, signals, space, spread, steward, threads, view};
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 /// The program is no more adversarial than it was: no speculation barriers on its account.
@@ -114,6 +114,7 @@ pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome
         (Class::Forwarded { .. }, _) if view::path_argument(number).is_some() => {
             files::forward(block, number, arguments, context)
         }
+        (Class::Forwarded { .. }, nr::FUTEX) => futex::call(block, arguments, context.mask),
         (Class::Forwarded { may_block: true }, _) => {
             let arguments = files::without_direct(number, arguments);
             made(pass(block, number, arguments, context.mask))

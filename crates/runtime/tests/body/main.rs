@@ -125,7 +125,7 @@ fn faults_come_home_as_the_kernel_told_them() {
         thread.ship(&shipment, &[]);
         thread.home(Reason::Fault)
     };
-    for (address, code) in [(DATA + 10 * PAGE, 1), (DATA + PAGE, 1)] {
+    for (address, code) in [(DATA + 10 * PAGE, 1), (DATA + PAGE, 2)] {
         let home = at(address + 8);
         assert_eq!(signal_of(home.info()), (SIGSEGV, code));
         let registers = home.registers();

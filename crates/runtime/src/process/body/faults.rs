@@ -20,7 +20,9 @@ pub enum Reached {
     Mapped,
     /// What only home's kernel maps.
     Native,
-    /// Nothing, or no right to it.
+    /// Nothing.
+    Nothing,
+    /// Something that may not be used so.
     Forbidden,
     /// Home wants the thread, and has not said.
     Wanted,
@@ -48,12 +50,18 @@ pub unsafe extern "C" fn on_fault(number: i32, info: *mut SigInfo, context: *mut
     let reached = if missing {
         reach(seat, info.address, Access::of(context.registers.error))
     } else {
-        Reached::Forbidden
+        Reached::Nothing
     };
     let reason = match reached {
         Reached::Mapped => return,
         Reached::Native => Reason::Native,
-        Reached::Forbidden => Reason::Fault,
+        Reached::Nothing => Reason::Fault,
+        Reached::Forbidden => {
+            // This kernel has seen nothing mapped, perhaps; home's would have.
+            let mut info = *info;
+            info.code = ACCESS;
+            thread::go_home(seat, context, Reason::Fault, &info)
+        }
         Reached::Wanted => Reason::Recalled,
     };
     thread::go_home(seat, context, reason, info)
@@ -62,7 +70,7 @@ pub unsafe extern "C" fn on_fault(number: i32, info: *mut SigInfo, context: *mut
 /// Maps what home says is at `address`.
 pub fn reach(seat: &mut Seat, address: u64, access: Access) -> Reached {
     if address >= SPACE_END {
-        return Reached::Forbidden;
+        return Reached::Nothing;
     }
     // Another thread may have been faster.
     while !map::allows(address, access) {
@@ -70,6 +78,9 @@ pub fn reach(seat: &mut Seat, address: u64, access: Access) -> Reached {
         let in_space = area.kind == AreaKind::Space as u64 || area.kind == AreaKind::FileCopy as u64;
         if area.kind == AreaKind::Native as u64 {
             return Reached::Native;
+        }
+        if area.kind == AreaKind::None as u64 {
+            return Reached::Nothing;
         }
         if !in_space || !access.is_allowed(Prot(area.prot as u32)) {
             return Reached::Forbidden;
