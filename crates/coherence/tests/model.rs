@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use megalith_coherence::{Access, Fault, HostId, Message, PageId, Portrait};
 use stateright::{Checker, HasDiscoveries, Model, Property};
-use world::{Step, Verdict, World};
+use world::{Own, Step, Verdict, World};
 
 /// What to explore.
 #[derive(Clone)]
@@ -26,6 +26,7 @@ struct Protocol {
     /// What clients have done before the exploration begins, each to its end: one initial state for each list.
     before: Vec<Vec<Step>>,
     fault: Option<Fault>,
+    own: Own,
 }
 
 #[derive(Clone)]
@@ -55,7 +56,7 @@ impl State {
 /// The nodes' tables are long; the path that leads to a failure says more.
 impl Debug for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let World { nodes: _, copies, network, histories, leaving, moving, broken } = &self.world;
+        let World { copies, network, histories, leaving, moving, broken, .. } = &self.world;
         write!(f, "broken: {broken:?}\ncopies: {copies:?}\nnetwork: {network:?}\n")?;
         write!(f, "histories: {histories:?}\nleaving: {leaving:?}\nmoving: {moving:?}\n")
     }
@@ -64,7 +65,7 @@ impl Debug for State {
 impl Hash for State {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.portraits.hash(state);
-        let World { nodes: _, copies, network, histories, leaving, moving, broken } = &self.world;
+        let World { copies, network, histories, leaving, moving, broken, .. } = &self.world;
         (copies, network, histories, leaving, moving, broken, self.fuel, self.writes).hash(state);
     }
 }
@@ -102,7 +103,7 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         let begin = |before: &Vec<Step>| {
-            let world = World::new(self.hosts, &self.pages, self.fault);
+            let world = World::new(self.hosts, &self.pages, self.fault).with_own(self.own);
             let portraits = world.hosts().map(|host| Arc::new(world.portrait(host))).collect();
             let mut state = State { world, portraits, fuel: self.fuel, writes: self.writes };
             for step in before {
@@ -148,7 +149,7 @@ impl Model for Protocol {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut next = last.clone();
         match step {
-            Step::Deliver { .. } => {}
+            Step::Deliver { .. } | Step::Hold { .. } | Step::Release { .. } => {}
             Step::Write { .. } => next.writes -= 1,
             Step::Want { .. } | Step::HandOver { .. } | Step::Discard { .. } => next.fuel -= 1,
         }
@@ -218,8 +219,25 @@ fn settled() -> Vec<Vec<Step>> {
 }
 
 fn explore(name: &str, hosts: u16, pages: &[PageId], before: Vec<Vec<Step>>, fuel: u8, writes: u8) {
+    explore_with(Own::Now, name, hosts, pages, before, (fuel, writes));
+}
+
+/// Hosts hear themselves as late as others.
+fn explore_own(name: &str, hosts: u16, pages: &[PageId], before: Vec<Vec<Step>>, fuel: u8, writes: u8) {
+    let name = format!("{name}, own messages later");
+    explore_with(Own::Later, &name, hosts, pages, before, (fuel, writes));
+}
+
+fn explore_with(
+    own: Own,
+    name: &str,
+    hosts: u16,
+    pages: &[PageId],
+    before: Vec<Vec<Step>>,
+    (fuel, writes): (u8, u8),
+) {
     let begin = Instant::now();
-    let protocol = Protocol { hosts, pages: pages.to_vec(), fuel, writes, before, fault: None };
+    let protocol = Protocol { hosts, pages: pages.to_vec(), fuel, writes, before, fault: None, own };
     let checker = protocol.checker().threads(2).spawn_bfs().join();
     let (states, seconds) = (checker.unique_state_count(), begin.elapsed().as_secs_f32());
     println!("{name}, {fuel} events, {writes} writes: {states} states, {seconds:.1} s");
@@ -247,6 +265,13 @@ fn three_hosts_one_settled_page() {
     explore("3 hosts, 1 settled page", 3, &[PAGE], settled(), 3, 1);
 }
 
+#[test]
+fn hosts_that_hear_themselves_later() {
+    explore_own("2 hosts, 1 page", 2, &[PAGE], untouched(), 4, 1);
+    explore_own("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 3, 1);
+    explore_own("3 hosts, 1 settled page", 3, &[PAGE], settled(), 3, 1);
+}
+
 /// The same, further: minutes with optimisation (`cargo test --release -- --ignored --nocapture`).
 #[test]
 #[ignore = "takes minutes"]
@@ -256,6 +281,10 @@ fn further() {
     explore("2 hosts, 2 pages of two regions", 2, &[PAGE, PageId(PAGE.0 + 512)], untouched(), 4, 2);
     explore("3 hosts, 1 untouched page", 3, &[PAGE], untouched(), 5, 1);
     explore("3 hosts, 1 settled page", 3, &[PAGE], settled(), 4, 2);
+    explore_own("2 hosts, 1 page", 2, &[PAGE], untouched(), 6, 2);
+    explore_own("2 hosts, 2 pages of a region", 2, &[PAGE, PageId(PAGE.0 + 1)], untouched(), 4, 1);
+    explore_own("3 hosts, 1 untouched page", 3, &[PAGE], untouched(), 4, 1);
+    explore_own("3 hosts, 1 settled page", 3, &[PAGE], settled(), 4, 1);
 }
 
 /// More of everything at once.
@@ -269,7 +298,8 @@ fn wider() {
 /// A checker that finds nothing proves something only if it finds what is there: a node that breaks `rule` must
 /// be caught by the property that guards against it.
 fn caught(rule: Fault, property: &'static str, fuel: u8, before: Vec<Vec<Step>>) {
-    let protocol = Protocol { hosts: 3, pages: vec![PAGE], fuel, writes: 1, before, fault: Some(rule) };
+    let protocol =
+        Protocol { hosts: 3, pages: vec![PAGE], fuel, writes: 1, before, fault: Some(rule), own: Own::Now };
     let until = HasDiscoveries::AnyOf([property].into());
     let checker = protocol.checker().threads(2).finish_when(until).spawn_bfs().join();
     println!("{rule:?}: {} states", checker.unique_state_count());

@@ -6,7 +6,7 @@ mod world;
 use std::ops::Range;
 
 use megalith_coherence::{Access, HostId, Message, PageId, REGION_PAGES};
-use world::{Lane, Step, World, ensure};
+use world::{Lane, Own, Step, World, ensure};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Dice(u64);
@@ -37,6 +37,9 @@ struct Habits {
     discards: usize,
     /// A message is delivered this many times as often as a client does something.
     speed: usize,
+    /// Out of 100 messages that take a page, so many are held back, and of 100 first touches so many wait for bytes; and
+    /// then hosts hear themselves later. With 0, nothing of the kind.
+    held: usize,
 }
 
 /// One life for each seed. What happened in them must be worth the checking.
@@ -56,20 +59,27 @@ fn live(seed: u64, habits: &Habits, steps: usize, delivered: &mut usize) -> Worl
     // Eight pages of each region, so that pages of a region meet and regions abound.
     let pages: Vec<PageId> =
         (0..habits.pages).map(|n| PageId((n / 8 * REGION_PAGES + n % 8 * 3) as u64)).collect();
-    let mut world = World::new(habits.hosts, &pages, None);
+    let own = if habits.held > 0 { Own::Later } else { Own::Now };
+    let mut world = World::new(habits.hosts, &pages, None).with_own(own);
     for number in 0..steps {
         let Some(step) = next(&mut dice, &world, habits, &pages) else { continue };
         *delivered += usize::from(matches!(step, Step::Deliver { .. }));
         take(&mut world, step, seed, number);
+        if let Some(fresh) = world.fresh.take()
+            && dice.roll(100) < habits.held
+        {
+            // Its bytes are to come: until then nothing about it is handled.
+            world.held.entry(fresh).or_default();
+        }
         if dice.one_in(4_000) {
             // Now and then everything comes to rest, as it must by itself.
-            while let Some(step) = deliver(&mut dice, &world) {
+            while let Some(step) = deliver(&mut dice, &world, habits) {
                 take(&mut world, step, seed, number);
             }
             rest(&mut world, &pages, seed, number);
         }
     }
-    while let Some(step) = deliver(&mut dice, &world) {
+    while let Some(step) = deliver(&mut dice, &world, habits) {
         take(&mut world, step, seed, steps);
     }
     rest(&mut world, &pages, seed, steps);
@@ -78,7 +88,7 @@ fn live(seed: u64, habits: &Habits, steps: usize, delivered: &mut usize) -> Worl
 
 fn next(dice: &mut Dice, world: &World, habits: &Habits, pages: &[PageId]) -> Option<Step> {
     if !dice.one_in(habits.speed + 1)
-        && let Some(step) = deliver(dice, world)
+        && let Some(step) = deliver(dice, world, habits)
     {
         return Some(step);
     }
@@ -101,12 +111,24 @@ fn next(dice: &mut Dice, world: &World, habits: &Habits, pages: &[PageId]) -> Op
     Some(Step::Want { host, page, access })
 }
 
-fn deliver(dice: &mut Dice, world: &World) -> Option<Step> {
-    let lanes = world.network.len();
+fn deliver(dice: &mut Dice, world: &World, habits: &Habits) -> Option<Step> {
+    let (lanes, held) = (world.network.len(), world.held.len());
+    if held > 0 && (lanes == 0 || dice.one_in(8)) {
+        let &(host, page) = world.held.keys().nth(dice.roll(held)).expect("a queue of that number");
+        return Some(Step::Release { host, page, idle: dice.one_in(2) });
+    }
     if lanes == 0 {
         return None;
     }
-    let &(from, to, lane) = world.network.keys().nth(dice.roll(lanes)).expect("a lane of that number");
+    let (&(from, to, lane), parcels) =
+        world.network.iter().nth(dice.roll(lanes)).expect("a lane of that number");
+    let takes = matches!(parcels[0].message, Message::Forward { .. } | Message::Invalidate { .. });
+    if let Lane::Page(page) = lane
+        && takes
+        && dice.roll(100) < habits.held
+    {
+        return Some(Step::Hold { from, to, page });
+    }
     Some(Step::Deliver { from, to, lane, idle: dice.one_in(2) })
 }
 
@@ -114,6 +136,7 @@ fn take(world: &mut World, step: Step, seed: u64, number: usize) {
     let page = match step {
         Step::Want { page, .. } | Step::HandOver { page, .. } | Step::Discard { page, .. } => Some(page),
         Step::Write { page, .. } | Step::Deliver { lane: Lane::Page(page), .. } => Some(page),
+        Step::Hold { page, .. } | Step::Release { page, .. } => Some(page),
         Step::Deliver { lane: Lane::Region(_), .. } => None,
     };
     world.step(step);
@@ -137,33 +160,42 @@ fn rest(world: &mut World, pages: &[PageId], seed: u64, number: usize) {
 
 #[test]
 fn four_hosts_that_share_much() {
-    let habits = Habits { hosts: 4, pages: 64, hand_overs: 10, discards: 5, speed: 4 };
+    let habits = Habits { hosts: 4, pages: 64, hand_overs: 10, discards: 5, speed: 4, held: 0 };
     simulate(0..4, &habits, 30_000);
 }
 
 #[test]
 fn eight_hosts_that_hand_over_much() {
-    let habits = Habits { hosts: 8, pages: 96, hand_overs: 50, discards: 2, speed: 3 };
+    let habits = Habits { hosts: 8, pages: 96, hand_overs: 50, discards: 2, speed: 3, held: 0 };
     simulate(100..104, &habits, 30_000);
 }
 
 #[test]
 fn six_hosts_that_discard_much() {
-    let habits = Habits { hosts: 6, pages: 64, hand_overs: 20, discards: 30, speed: 6 };
+    let habits = Habits { hosts: 6, pages: 64, hand_overs: 20, discards: 30, speed: 6, held: 0 };
     simulate(200..204, &habits, 30_000);
 }
 
 /// Messages pile up: the queues are long, and most of what arrives is about the past.
 #[test]
 fn five_hosts_over_a_slow_network() {
-    let habits = Habits { hosts: 5, pages: 64, hand_overs: 20, discards: 10, speed: 1 };
+    let habits = Habits { hosts: 5, pages: 64, hand_overs: 20, discards: 10, speed: 1, held: 0 };
     simulate(300..304, &habits, 30_000);
+}
+
+/// Pages dwell where they came to, and first bytes take their time.
+#[test]
+fn five_hosts_that_hold_messages_back() {
+    let habits = Habits { hosts: 5, pages: 64, hand_overs: 15, discards: 10, speed: 5, held: 50 };
+    simulate(400..404, &habits, 30_000);
+    let habits = Habits { hosts: 3, pages: 24, hand_overs: 10, discards: 5, speed: 8, held: 90 };
+    simulate(500..504, &habits, 30_000);
 }
 
 /// Every region is located once: short lives see more of that.
 #[test]
 fn many_short_lives() {
-    let habits = Habits { hosts: 4, pages: 64, hand_overs: 10, discards: 25, speed: 2 };
+    let habits = Habits { hosts: 4, pages: 64, hand_overs: 10, discards: 25, speed: 2, held: 0 };
     simulate(1_000..1_200, &habits, 400);
 }
 

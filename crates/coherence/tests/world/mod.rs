@@ -59,11 +59,51 @@ pub struct History {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Step {
-    Want { host: HostId, page: PageId, access: Access },
-    HandOver { host: HostId, page: PageId, to: HostId },
-    Discard { host: HostId, page: PageId },
-    Write { host: HostId, page: PageId },
-    Deliver { from: HostId, to: HostId, lane: Lane, idle: bool },
+    Want {
+        host: HostId,
+        page: PageId,
+        access: Access,
+    },
+    HandOver {
+        host: HostId,
+        page: PageId,
+        to: HostId,
+    },
+    Discard {
+        host: HostId,
+        page: PageId,
+    },
+    Write {
+        host: HostId,
+        page: PageId,
+    },
+    Deliver {
+        from: HostId,
+        to: HostId,
+        lane: Lane,
+        idle: bool,
+    },
+    /// What is about to be delivered is held back, and behind it all that comes to that host about that page.
+    Hold {
+        from: HostId,
+        to: HostId,
+        page: PageId,
+    },
+    /// All that is held back about a page comes now, in order.
+    Release {
+        host: HostId,
+        page: PageId,
+        idle: bool,
+    },
+}
+
+/// What hosts say to themselves about pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Own {
+    /// Is heard at once.
+    Now,
+    /// Takes its way like what others say (`Node::try_handle_holding`).
+    Later,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +116,12 @@ pub struct World {
     pub leaving: BTreeMap<(HostId, PageId), HostId>,
     /// Pages handed over (from, to, page) that have not been received.
     pub moving: BTreeSet<(HostId, HostId, PageId)>,
+    pub own: Own,
+    /// Messages that a host holds back about a page, and who sent them. While there is an entry, even an empty one, whatever
+    /// comes is put behind it.
+    pub held: BTreeMap<(HostId, PageId), VecDeque<(HostId, Parcel)>>,
+    /// The page that was last installed with initial bytes.
+    pub fresh: Option<(HostId, PageId)>,
     /// An action that could not be carried out, or a message that a node could not accept.
     pub broken: Option<String>,
 }
@@ -99,8 +145,16 @@ impl World {
             histories: pages.iter().map(|page| (*page, fresh.clone())).collect(),
             leaving: BTreeMap::new(),
             moving: BTreeSet::new(),
+            own: Own::Now,
+            held: BTreeMap::new(),
+            fresh: None,
             broken: None,
         }
+    }
+
+    /// The same, and hosts hear themselves later.
+    pub fn with_own(self, own: Own) -> World {
+        World { own, ..self }
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
@@ -162,21 +216,48 @@ impl World {
                 None
             }
             Step::Deliver { from, to, lane, idle } => {
-                let channel = self.network.get_mut(&(from, to, lane)).expect("a channel with a message");
-                let Parcel { message, content } = channel.pop_front().expect("a channel with a message");
-                if channel.is_empty() {
-                    self.network.remove(&(from, to, lane));
+                let parcel = self.take_parcel(from, to, lane);
+                if let Lane::Page(page) = lane
+                    && let Some(held) = self.held.get_mut(&(to, page))
+                {
+                    held.push_back((from, parcel));
+                    return None;
                 }
-                self.handle(to, Event::Message { from, epoch: EPOCH, message, idle }, content);
+                self.receive(to, from, parcel, idle);
                 Some(to)
             }
+            Step::Hold { from, to, page } => {
+                let parcel = self.take_parcel(from, to, Lane::Page(page));
+                self.held.entry((to, page)).or_default().push_back((from, parcel));
+                None
+            }
+            Step::Release { host, page, idle } => {
+                for (from, parcel) in self.held.remove(&(host, page)).expect("something is held back") {
+                    self.receive(host, from, parcel, idle);
+                }
+                Some(host)
+            }
         }
+    }
+
+    fn take_parcel(&mut self, from: HostId, to: HostId, lane: Lane) -> Parcel {
+        let channel = self.network.get_mut(&(from, to, lane)).expect("a channel with a message");
+        let parcel = channel.pop_front().expect("a channel with a message");
+        if channel.is_empty() {
+            self.network.remove(&(from, to, lane));
+        }
+        parcel
+    }
+
+    fn receive(&mut self, host: HostId, from: HostId, Parcel { message, content }: Parcel, idle: bool) {
+        self.handle(host, Event::Message { from, epoch: EPOCH, message, idle }, content);
     }
 
     fn handle(&mut self, host: HostId, event: Event, mut beside: Option<Content>) {
         let mut actions = Vec::new();
         let node = Arc::make_mut(&mut self.nodes[usize::from(host.0)]);
-        if let Err(violation) = node.try_handle(event, &mut actions) {
+        let later = self.own == Own::Later;
+        if let Err(violation) = node.try_handle_holding(event, &mut actions, |_| later) {
             return self.breaks(violation.to_string());
         }
         for action in actions {
@@ -213,6 +294,7 @@ impl World {
                 let own = history.discarded_by.get(&host).copied().unwrap_or(0);
                 ensure(content.birth >= own, || "the bytes are older than this host's own discard".into())?;
                 self.copies.insert((host, page), Copied { content, access });
+                self.fresh = (bytes == Bytes::Initial).then_some((host, page));
             }
             Action::Drop { page } => {
                 self.copies.remove(&(host, page)).ok_or("nothing here to drop")?;
@@ -237,7 +319,7 @@ impl World {
     }
 
     fn post(&mut self, from: HostId, to: HostId, parcel: Parcel) -> Verdict {
-        ensure(from != to, || "a message to oneself".into())?;
+        ensure(from != to || self.own == Own::Later, || "a message to oneself".into())?;
         let lane = match parcel.message.page() {
             Some(page) => Lane::Page(page),
             None => Lane::Region(parcel.message.region()),
@@ -284,8 +366,13 @@ impl World {
         let here = self.hosts().filter_map(|host| self.copies.get(&(host, page)));
         let under_way = self.network.iter().filter(|((_, _, lane), _)| *lane == Lane::Page(page));
         let sent = under_way.flat_map(|(_, parcels)| parcels.iter().filter_map(|parcel| parcel.content));
-        let survives =
-            here.map(|copy| copy.content).chain(sent).any(|content| allowed.contains(&content.version));
+        let held = self.held.iter().filter(|((_, held), _)| *held == page);
+        let held = held.flat_map(|(_, parcels)| parcels.iter().filter_map(|(_, parcel)| parcel.content));
+        let survives = here
+            .map(|copy| copy.content)
+            .chain(sent)
+            .chain(held)
+            .any(|content| allowed.contains(&content.version));
         ensure(survives, || format!("{page:?}: versions {allowed:?} are nowhere"))
     }
 
@@ -299,7 +386,7 @@ impl World {
     }
 
     pub fn silent(&self) -> bool {
-        self.network.is_empty()
+        self.network.is_empty() && self.held.is_empty()
     }
 
     /// `every_request_ends`: when no message is under way, nobody waits for anything. So no wait can last.
