@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from megalith.placement import Placement, Spread
+from megalith.processes import name_of
 from megalith.report import Decision, HostFigures, HotPage, SpreadFigures, ThreadFigures
 from megalith.scheduler import MachineView, Move, Policy
 from megalith.tell import tell
@@ -45,6 +46,8 @@ class Spreading:
         self._began_s = time.monotonic()
         self._decisions: deque[Decision] = deque(maxlen=DECISIONS_MAX)
         self._decided = 0
+        self._names: dict[int, str] = {}
+        """Of processes that have hot pages, while they live."""
 
     def see(self, hosts: Sequence[HostFigures], threads: Sequence[ThreadFigures]) -> tuple[HostFigures, ...]:
         """Takes in what a heartbeat brings; returns the hosts' figures with their threads counted."""
@@ -55,6 +58,8 @@ class Spreading:
             dataclasses.replace(host, load=(host.load or 0.0) * part) for host, part in zip(hosts, parts, strict=True)
         ]
         self._view.refresh(ours, self._watch.take(now_s, ours, threads))
+        pids = {page.pid for host in hosts for page in host.hot}
+        self._names |= {pid: name for pid in pids if (name := name_of(pid)) != "?"}
         if self._policy is not None and self._interval_s is None:
             self._due_s = now_s
         here = Counter(thread.host for thread in threads)
@@ -118,8 +123,8 @@ class Spreading:
     def _look_up(self, hot: Sequence[HotPage], program: Path) -> Iterator[str]:
         from megalith.symbols import Symbols, region
 
-        # A process may have become another program; its first thread's name tells (as far as the kernel keeps it).
-        ours = {t.pid for t in self._watch.threads() if t.tid == t.pid and t.name == program.name[:15]}
+        # A process may have become another program; its name tells, as far as the kernel keeps it.
+        ours = {pid for pid, name in self._names.items() if name == program.name[:15]}
         symbols = Symbols(program) if ours else None
         for page in hot:
             yield symbols.what(page.page) if symbols and page.pid in ours else region(page.page)
