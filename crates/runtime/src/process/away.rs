@@ -52,7 +52,7 @@ enum Next {
 
 /// Takes the thread where it is to be, if it may leave; returns when it is to go on at home, with the `context` to enter.
 pub fn go(block: &mut Block, context: &mut Context) {
-    while let Some(host) = destination(block) {
+    while let Some(host) = destination(block, context.mask) {
         if awaited(context.mask) != SigSet::EMPTY {
             // They interrupt the thread here, when this is over.
             return;
@@ -70,15 +70,22 @@ fn awaited(mask: SigSet) -> SigSet {
 }
 
 /// Where the thread is to be instead of here: the policy.
-fn destination(block: &Block) -> Option<u32> {
+fn destination(block: &Block, mask: SigSet) -> Option<u32> {
     let host = block.travel.wish();
     let leaves = host != HOME
         && block.travel.may_leave
         && spread::space().is_some()
         && threads::are_many()
         && !block.travel.stays(now)
-        && !hosts::is_refused(host);
+        && !hosts::is_refused(host)
+        // A signal that the call has sent or let in comes first.
+        && waiting(mask) == SigSet::EMPTY;
     leaves.then_some(host)
+}
+
+/// Signals that come as soon as the program's `mask` is in force.
+fn waiting(mask: SigSet) -> SigSet {
+    sys::pending().minus(mask.union(own_signals()))
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds.
