@@ -19,7 +19,7 @@ from spread.machine import NATIVE, THREE, Machine, run
 
 VARIABLE = "MEGALITH_POSIX_SUITE"
 INTERFACES = ("pthread_*", "sem_*", "sigwait*", "sigtimedwait", "timer_*")
-SECONDS_MAX = 90.0
+SECONDS_MAX = 240.0
 VERDICTS = {0: "pass", 1: "fail", 2: "unresolved", 4: "unsupported", 5: "untested"}
 REFUSED = "is not supported yet"
 """In the line with which the runtime refuses a call (docs/limits.md): that such a case ends otherwise is known."""
