@@ -85,7 +85,7 @@ class Spreading:
             return
         for move in moves:
             order(move.pid, move.tid, move.host)
-            self._watch.ordered(move.pid, move.tid, move.host)
+            self._watch.ordered(move.pid, move.tid, move.host, now_s)
             self._remember(now_s, view, move)
 
     def _makes_sense(self, view: MachineView, move: Move) -> bool:

@@ -14,6 +14,9 @@ from megalith.scheduler import HostView, MachineView, PageView, ThreadView
 THREADS_MAX: Final = 10_000
 """Of threads that have ended, no more are remembered."""
 
+ORDER_S: Final = 1.0
+"""Within this time a thread has gone where it was told, or will not."""
+
 
 class Watch:
     """See the module's text; one a run."""
@@ -28,6 +31,8 @@ class Watch:
         self._now: dict[tuple[int, int], tuple[ThreadFigures, float]] = {}
         """Threads that live, and how much CPU each used lately."""
         self._known: dict[tuple[int, int], ThreadFigures] = {}
+        self._orders: dict[tuple[int, int], tuple[str, int, float]] = {}
+        """Where threads were told to go, how often they had moved then, and when that was."""
         self._most: Counter[str] = Counter()
         self._cpu_s: dict[str, float] = {}
         self._hot: dict[tuple[str, int, int], int] = {}
@@ -38,13 +43,13 @@ class Watch:
         """Takes in a heartbeat; returns the seconds since the one before."""
         self._seconds, self._seen_s = now_s - self._seen_s, now_s
         self._hosts = (self._hosts[1], hosts)
-        self._now = {(t.pid, t.tid): (t, self._cpu(t)) for t in threads}
-        self._known |= {key: thread for key, (thread, _) in self._now.items()}
+        self._now = {(t.pid, t.tid): (self._expected(t, now_s), self._cpu(t)) for t in threads}
+        self._known |= {(t.pid, t.tid): t for t in threads}
         for key in list(self._known)[: max(0, len(self._known) - THREADS_MAX)]:
             if key not in self._now:
                 del self._known[key]
-        here = Counter(thread.host for thread in threads)
-        self._most |= here
+        self._most |= Counter(thread.host for thread in threads)
+        self._orders = {key: order for key, order in self._orders.items() if key in self._now}
         self._take_hot(hosts)
         return self._seconds
 
@@ -79,10 +84,23 @@ class Watch:
         hot = [PageView(pid, address, rate) for (pid, address), rate in self._hot_rates.items()]
         return MachineView(now_s, tuple(hosts), tuple(threads), tuple(hot))
 
-    def ordered(self, pid: int, tid: int, host: int) -> None:
-        """A thread has been told to go to a host; that counts as done until the next heartbeat tells."""
-        thread, cpu = self._now[pid, tid]
-        self._now[pid, tid] = (dataclasses.replace(thread, host=self._hosts[1][host].name), cpu)
+    def ordered(self, pid: int, tid: int, host: int, now_s: float) -> None:
+        """A thread has been told to go to a host. That counts as done for a while, because heartbeats lag behind."""
+        key = pid, tid
+        thread, cpu = self._now[key]
+        self._orders[key] = (self._hosts[1][host].name, self._known[key].moves, now_s)
+        self._now[key] = (dataclasses.replace(thread, host=self._orders[key][0]), cpu)
+
+    def _expected(self, thread: ThreadFigures, now_s: float) -> ThreadFigures:
+        """A thread where it was told to go, until it has moved or has had time to."""
+        key = thread.pid, thread.tid
+        if key not in self._orders:
+            return thread
+        host, moves, when_s = self._orders[key]
+        if thread.moves != moves or now_s - when_s > ORDER_S:
+            del self._orders[key]
+            return thread
+        return dataclasses.replace(thread, host=host)
 
     def _host(self, number: int, host: HostFigures, before: HostFigures | None) -> HostView:
         def rate(count: Callable[[HostFigures], int]) -> float:

@@ -131,16 +131,22 @@ def test_a_policy_that_fails_is_asked_no_more(
     assert capsys.readouterr().err.startswith("megalith: the policy failed, threads stay where they are: ")
 
 
-def test_orders_count_as_carried_out_until_the_next_heartbeat(tmp_path: Path) -> None:
-    policy = Given(Move(9, 10, 1, "so"))
-    spread = spreading(tmp_path, policy)
-    orders: list[tuple[int, int, int]] = []
-    for expected in (1, 2):
-        spread.see([figures("a"), figures("b")], [thread(10, "a", 1)])
-        for _ in range(3):
-            spread._due_s = 0.0  # As if it had an interval of its own, and a short one.
-            spread.act(lambda *order: orders.append(order))
-        assert len(orders) == expected
+def test_orders_count_as_carried_out_while_heartbeats_lag_behind() -> None:
+    watch = Watch([2, 2])
+    hosts = [figures("a"), figures("b")]
+
+    def place(now_s: float, *, moves: int) -> int:
+        watch.take(now_s, hosts, [thread(10, "a", 1, moves)])
+        return watch.look(now_s).threads[0].host
+
+    assert place(1.0, moves=0) == 0
+    watch.ordered(9, 10, 1, 1.1)
+    assert watch.look(1.1).threads[0].host == 1
+    assert place(1.5, moves=0) == 1, "not heard yet"
+    assert place(1.6, moves=2) == 0, "it went, and came back by itself"
+    watch.ordered(9, 10, 1, 1.7)
+    assert place(3.0, moves=2) == 0, "it does not go"
+    assert watch.threads()[0].host == "a", "the report tells what is, not what should be"
 
 
 def test_hosts_of_one_computer_have_a_part_of_its_load(tmp_path: Path) -> None:
