@@ -44,7 +44,7 @@ class Measure:
 
 def measures(*, quick: bool) -> list[Measure]:
     """All of them."""
-    calls, turns, moves = (20_000, 5_000, 500) if quick else (100_000, 50_000, 5_000)
+    calls, turns, moves = (20_000, 200_000, 500) if quick else (100_000, 1_000_000, 5_000)
     seconds = "0.5" if quick else "2"
     return [
         Measure("a move of a thread", ("migrate", str(moves), "CPU0", "CPU1"), at_home=False),
