@@ -174,13 +174,24 @@ fn start() -> Filter {
     filter
 }
 
-/// Builds the filter of spread mode: catches every call of the program but [`calls::PASSED`].
+/// Builds the filter of spread mode: catches every call of the program but [`calls::PASSED`] and the
+/// clocks of time.
 pub fn build_spread() -> Filter {
     let mut filter = start();
     for number in calls::PASSED {
         filter.branch(IF_EQUAL, *number, 0, 1);
         filter.ret(RET_ALLOW);
     }
+    // Clocks of time pass; those of CPU time, which threads use elsewhere too, are numbers 2, 3, and the negative ones.
+    const CPU_CLOCKS: [u32; 2] = [2, 4];
+    // True skips the four instructions of `catch`.
+    filter.branch(IF_EQUAL, nr::CLOCK_GETTIME, 4, 0);
+    filter.catch();
+    filter.load(low_at(0));
+    filter.branch(IF_AT_LEAST, 1 << 31, 3, 0);
+    filter.branch(IF_AT_LEAST, CPU_CLOCKS[0], 0, 1);
+    filter.branch(IF_AT_LEAST, CPU_CLOCKS[1], 0, 1);
+    filter.ret(RET_ALLOW);
     filter.catch();
     filter
 }
@@ -345,12 +356,28 @@ mod tests {
         };
         let (spread, body) = (build_spread(), build_body());
         for number in 0..600 {
-            let passes = calls::PASSED.contains(&number);
+            let passes = calls::PASSED.contains(&number) || number == nr::CLOCK_GETTIME;
             assert_eq!(of(&spread, number, LOW), if passes { RET_ALLOW } else { RET_TRAP }, "{number}");
             assert_eq!(of(&body, number, LOW), RET_TRAP, "{number} away");
             for filter in [&spread, &body] {
                 assert_eq!(of(filter, number, SPACE_END), RET_ALLOW, "{number} from the runtime");
             }
+        }
+    }
+
+    #[test]
+    fn clocks_of_cpu_time_are_caught_in_spread_mode() {
+        let filter = build_spread();
+        let ask = |clock: i32| {
+            let arguments = [clock as u32 as u64, 0, 0, 0, 0, 0];
+            let call = Call { number: nr::CLOCK_GETTIME, arch: AUDIT_ARCH_X86_64, address: LOW, arguments };
+            run(filter.instructions(), &call)
+        };
+        for clock in [0, 1, 4, 5, 6, 7, 11, i32::MAX] {
+            assert_eq!(ask(clock), RET_ALLOW, "{clock}");
+        }
+        for clock in [2, 3, -1, -6, i32::MIN] {
+            assert_eq!(ask(clock), RET_TRAP, "{clock}");
         }
     }
 

@@ -69,6 +69,8 @@ pub struct Shipment {
     pub saved_bytes: u64,
     /// In `Home`: a [`Reason`]. In `Ship`: 0.
     pub reason: u64,
+    /// In `Home`: CPU time of the body, as in [`Started`]. In `Ship`: 0.
+    pub worked: u64,
     /// In `Home` with [`Reason::Fault`]: what the kernel there said.
     pub info: SigInfo,
 }
@@ -93,6 +95,8 @@ pub enum Reason {
 pub struct Started {
     /// The body's tid on its host.
     pub tid: u64,
+    /// Nanoseconds of CPU time that the body has used since it was made.
+    pub worked: u64,
 }
 
 /// See [`Kind::Call`]. rax in the context is the call's number, as at the instruction; rip is behind it.
@@ -101,6 +105,8 @@ pub struct Started {
 pub struct Call {
     /// All registers: some answers look at more than the arguments.
     pub context: Context,
+    /// CPU time of the body, as in [`Started`].
+    pub worked: u64,
 }
 
 /// See [`Kind::Result`].
@@ -162,7 +168,7 @@ pub struct Hello {
 }
 
 /// Version of what is said here.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// See [`Kind::Forget`].
 #[repr(C)]
@@ -214,7 +220,7 @@ pub fn cpu_word(leaves: impl Iterator<Item = u32>) -> u64 {
 }
 
 const _: () = assert!(size_of::<Head>() == 8);
-const _: () = assert!(size_of::<Shipment>() == size_of::<Context>() + 32 + size_of::<SigInfo>());
+const _: () = assert!(size_of::<Shipment>() == size_of::<Context>() + 40 + size_of::<SigInfo>());
 
 #[cfg(test)]
 mod tests {

@@ -100,25 +100,16 @@ fn now() -> u64 {
 
 fn travel(block: &mut Block, context: &mut Context, host: u32) -> Next {
     let Some(socket) = channel_to(block, host) else { return Next::Stay };
-    let Some(tid) = ship(block, context, host, socket) else {
+    let Some(mut trip) = Trip::start(block, context, host, socket) else {
         // It has no room for the thread, which stays.
         close_one(block, host);
         block.travel.set_wish(HOME);
         return Next::Stay;
     };
     let why = block.travel.why.swap(Why::Started as u32, core::sync::atomic::Ordering::Relaxed);
-    block.travel.set_place(Place { host, tid });
-    steward::placed(block.travel.tid, Place { host, tid }, u64::from(why));
-    let mut trip = Trip {
-        host,
-        tid,
-        socket,
-        mask: context.mask,
-        recalled: false,
-        turned_back: false,
-        result: None,
-        parcel: parcel(block),
-    };
+    let place = Place { host, tid: trip.tid };
+    block.travel.set_place(place);
+    steward::placed(block.travel.tid, place, u64::from(why));
     trip.serve(block);
     block.travel.set_place(Place::HOME);
     trip.arrive(block, context)
@@ -161,8 +152,8 @@ fn base(code: u64) -> u64 {
     unsafe { (&raw const base).read_volatile() }
 }
 
-/// Sends the thread to `host`; its body's tid there, or `None` if there is no body.
-fn ship(block: &mut Block, context: &Context, host: u32, socket: Fd) -> Option<u32> {
+/// Sends the thread through its channel; the head of what the body answers, or `None` if there is no body.
+fn ship(context: &Context, socket: Fd) -> Option<Head> {
     let fpstate = context.registers.fpstate;
     let saved = if fpstate == 0 {
         &[][..]
@@ -179,27 +170,14 @@ fn ship(block: &mut Block, context: &Context, host: u32, socket: Fd) -> Option<u
         gs: base(GET_GS),
         saved_bytes: saved.len() as u64,
         reason: 0,
+        worked: 0,
         info: SigInfo::NONE,
     };
     channel::send(socket, Kind::Ship, [Part::of(&shipment), Part::bytes(saved)]).ok()?;
     let mut head = Head { kind: 0, bytes: 0 };
     hosts::receive(socket, (&raw mut head).cast(), size_of::<Head>()).ok()?;
-    let mut trip = Trip {
-        host,
-        tid: 0,
-        socket,
-        mask: SigSet::FULL,
-        recalled: false,
-        turned_back: false,
-        result: None,
-        parcel: parcel(block),
-    };
     // SAFETY: the kernel has written it.
-    let head = unsafe { (&raw const head).read_volatile() };
-    if head.kind != Kind::Started as u32 {
-        trip.misunderstood();
-    }
-    Some(trip.body::<Started>(head).tid as u32)
+    Some(unsafe { (&raw const head).read_volatile() })
 }
 
 /// A thread's stay on another host.
@@ -217,9 +195,39 @@ struct Trip {
     /// The result of the call in place of whose answer the body was told so, if the call was made.
     result: Option<i64>,
     parcel: *mut Parcel,
+    /// CPU time that the body had used when it last said.
+    worked: u64,
 }
 
 impl Trip {
+    /// Sends the thread to `host`; `None` if there is no body for it.
+    fn start(block: &mut Block, context: &Context, host: u32, socket: Fd) -> Option<Trip> {
+        let head = ship(context, socket)?;
+        let mut trip = Trip {
+            host,
+            tid: 0,
+            socket,
+            mask: context.mask,
+            recalled: false,
+            turned_back: false,
+            result: None,
+            parcel: parcel(block),
+            worked: 0,
+        };
+        if head.kind != Kind::Started as u32 {
+            trip.misunderstood();
+        }
+        let Started { tid, worked } = trip.body(head);
+        (trip.tid, trip.worked) = (tid as u32, worked);
+        Some(trip)
+    }
+
+    /// The body says how much CPU time it has used.
+    fn account(&mut self, block: &Block, worked: u64) {
+        block.travel.add_work(worked.saturating_sub(self.worked));
+        self.worked = worked;
+    }
+
     /// Serves the body until the thread's shipment lies in the parcel.
     fn serve(&mut self, block: &mut Block) {
         const CALL: u32 = Kind::Call as u32;
@@ -297,6 +305,7 @@ impl Trip {
     /// A call of the thread's: made here, unless the thread is to come home first.
     fn call(&mut self, block: &mut Block, head: Head) {
         let mut call: Call = self.body(head);
+        self.account(block, call.worked);
         if self.is_wanted(block) {
             return self.turn_back();
         }
@@ -364,6 +373,7 @@ impl Trip {
     fn arrive(mut self, block: &mut Block, context: &mut Context) -> Next {
         // SAFETY: received, and numbers.
         let shipment = unsafe { (&raw const (*self.parcel).shipment).read_volatile() };
+        self.account(block, shipment.worked);
         for (code, base) in [(SET_FS, shipment.fs), (SET_GS, shipment.gs)] {
             // Refused only for what is no address, which the other host's kernel would have refused too.
             let _ = safe_call!(nr::ARCH_PRCTL, code, base);

@@ -7,8 +7,8 @@ use core::ptr;
 
 use crate::block::Block;
 use crate::lock::{Guard, Lock};
-use crate::sys;
 use crate::travel::Travel;
+use crate::{cputime, sys};
 
 /// See the module.
 pub struct List {
@@ -65,6 +65,17 @@ impl List {
         self.first = block;
     }
 
+    /// CPU time that all have used away, in nanoseconds.
+    pub fn worked(&self) -> u64 {
+        let (mut at, mut sum) = (self.first, 0);
+        // SAFETY: blocks in the list are alive; the sum in a Travel is atomic.
+        while let Some(block) = unsafe { at.as_ref() } {
+            sum += block.travel.worked();
+            at = block.links.next;
+        }
+        sum
+    }
+
     /// The travels of thread `tid`.
     pub fn find(&mut self, tid: u32) -> Option<&mut Travel> {
         let mut at = self.first;
@@ -97,5 +108,6 @@ pub fn remove(block: &mut Block, code: u64) -> Left {
         }
     }
     block.travel.tid = 0;
+    cputime::ended(block.travel.worked());
     if list.first.is_null() { Left::Nobody(list.leader_code) } else { Left::Others }
 }

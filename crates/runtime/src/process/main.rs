@@ -19,6 +19,7 @@ mod agent;
 mod away;
 mod block;
 mod body;
+mod cputime;
 mod exec;
 mod files;
 mod futex;

@@ -12,7 +12,9 @@ use crate::block::Block;
 use crate::files::{self, Opened};
 use crate::pass::{pass, raw};
 use crate::sys::safe_call;
-use crate::{affinity, away, exec, futex, machine, own, say, signals, space, spread, steward, threads, view};
+use crate::{
+    affinity, away, cputime, exec, futex, machine, own, say, signals, space, spread, steward, threads, view,
+};
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 /// The program is no more adversarial than it was: no speculation barriers on its account.
@@ -95,6 +97,9 @@ pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome
     let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
     let done = |result| Outcome::Done(raw(result));
     match (calls::class(number), number) {
+        (_, nr::CLOCK_GETTIME) => done(cputime::clock(block, context)),
+        (_, nr::GETRUSAGE) => done(cputime::usage(block, context)),
+        (_, nr::TIMES) => done(cputime::times(context)),
         (Class::Machine, _) => done(machine::answer(block, number, context)),
         // For these the runtime has no answer of its own.
         (Class::Local, _) | (_, nr::SET_ROBUST_LIST | nr::GET_ROBUST_LIST) => {

@@ -46,6 +46,8 @@ pub struct Travel {
     pub may_leave: bool,
     /// Its channel to each host, or -1.
     pub channels: [Fd; HOSTS_MAX],
+    /// CPU time that it has used away, in nanoseconds; for everybody.
+    worked: AtomicU64,
     /// Room for a shipment; stays with the block.
     pub parcel: Option<Span>,
     /// It stays at home until then (CLOCK_MONOTONIC, nanoseconds).
@@ -64,6 +66,7 @@ impl Travel {
             cpus: [u64::MAX; CPUS_MAX as usize / 64],
             may_leave: false,
             channels: [-1; HOSTS_MAX],
+            worked: AtomicU64::new(0),
             parcel,
             stay_until: 0,
             stay_ns: 0,
@@ -90,6 +93,16 @@ impl Travel {
     /// The thread has moved.
     pub fn set_place(&self, place: Place) {
         self.place.store(u64::from(place.host) << 32 | u64::from(place.tid), Ordering::SeqCst);
+    }
+
+    /// CPU time that the thread has used away, in nanoseconds.
+    pub fn worked(&self) -> u64 {
+        self.worked.load(Ordering::Relaxed)
+    }
+
+    /// It has used more.
+    pub fn add_work(&self, more: u64) {
+        self.worked.fetch_add(more, Ordering::Relaxed);
     }
 
     /// The thread came home for a mapping: it stays for a while, longer if it has done so just before.

@@ -416,7 +416,7 @@ pub fn starting_at(rip: u64) -> Shipment {
     // SAFETY: numbers.
     let info: SigInfo = unsafe { std::mem::zeroed() };
     let context = Context { flags: 6, link: 0, stack: AltStack::NONE, registers, mask: SigSet::EMPTY };
-    Shipment { context, fs: 0, gs: 0, saved_bytes: 0, reason: 0, info }
+    Shipment { context, fs: 0, gs: 0, saved_bytes: 0, reason: 0, worked: 0, info }
 }
 
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {

@@ -51,7 +51,7 @@ pub unsafe extern "C" fn on_call(_: i32, info: *mut SigInfo, context: *mut Conte
 }
 
 fn ask(seat: &mut Seat, context: &Context) -> Answer {
-    let asked = seat.send(Kind::Call, [Part::of(&Call { context: *context })]);
+    let asked = seat.send(Kind::Call, [Part::of(&Call { context: *context, worked: thread::worked() })]);
     match asked.and_then(|()| seat.receive()) {
         Ok((kind, bytes)) if kind == Kind::Result as u32 => {
             // SAFETY: a number.

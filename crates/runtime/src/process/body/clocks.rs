@@ -76,7 +76,7 @@ static ANSWERED: AtomicU64 = AtomicU64::new(0);
 /// Whether the bounds are close enough.
 static USABLE: AtomicBool = AtomicBool::new(false);
 
-fn own(clock: u64) -> u64 {
+pub fn own(clock: u64) -> u64 {
     let mut time = [0u64; 2];
     // Cannot fail: clocks that every kernel has, and a valid pointer.
     let _ = safe_call!(nr::CLOCK_GETTIME, clock, time.as_mut_ptr());

@@ -17,7 +17,7 @@ use megalith_runtime::sigset::{SigSet, signal};
 use crate::block;
 use crate::body::channel::{Ended, Part};
 use crate::body::seat::Seat;
-use crate::body::{answer, fatal, faults};
+use crate::body::{answer, clocks, fatal, faults};
 use crate::signals::{enter, in_runtime, restore};
 use crate::sys::{self, Fd, safe_call};
 
@@ -162,7 +162,7 @@ fn board(seat: &mut Seat, bytes: usize) -> ! {
     // SAFETY: the seat's own; the rest of the frame is never read.
     unsafe { (&raw mut seat.frame.context).write(context) };
     withdraw_recalls();
-    let said = seat.send(Kind::Started, [Part::of(&Started { tid: u64::from(seat.tid) })]);
+    let said = seat.send(Kind::Started, [Part::of(&Started { tid: u64::from(seat.tid), worked: worked() })]);
     if said.is_err() {
         end(seat);
     }
@@ -199,6 +199,12 @@ pub fn base(code: u64) -> u64 {
     base
 }
 
+/// CPU time of the calling thread, in nanoseconds.
+pub fn worked() -> u64 {
+    const CLOCK_THREAD: u64 = 3;
+    clocks::own(CLOCK_THREAD)
+}
+
 /// Sends the thread, as it was interrupted, home, and waits for the next shipment.
 pub fn go_home(seat: &mut Seat, context: &Context, reason: Reason, info: &SigInfo) -> ! {
     let fpstate = context.registers.fpstate;
@@ -217,6 +223,7 @@ pub fn go_home(seat: &mut Seat, context: &Context, reason: Reason, info: &SigInf
         gs: base(GET_GS),
         saved_bytes: saved.len() as u64,
         reason: reason as u64,
+        worked: worked(),
         info: *info,
     };
     if seat.send(Kind::Home, [Part::of(&shipment), Part::bytes(saved)]).is_err() {
