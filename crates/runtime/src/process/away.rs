@@ -109,7 +109,7 @@ fn travel(block: &mut Block, context: &mut Context, host: u32) -> Next {
     let why = block.travel.why.swap(Why::Started as u32, core::sync::atomic::Ordering::Relaxed);
     let place = Place { host, tid: trip.tid };
     block.travel.set_place(place);
-    steward::placed(block.travel.tid, place, u64::from(why));
+    steward::placed(sys::tid(), place, u64::from(why));
     trip.serve(block);
     block.travel.set_place(Place::HOME);
     trip.arrive(block, context)
@@ -385,7 +385,7 @@ impl Trip {
         let saved = unsafe { &raw const (*self.parcel).saved } as u64;
         context.registers.fpstate = if shipment.saved_bytes == 0 { 0 } else { saved };
         let (why, next) = self.settle(block, context, &shipment);
-        steward::placed(block.travel.tid, Place::HOME, why as u64);
+        steward::placed(sys::tid(), Place::HOME, why as u64);
         next
     }
 

@@ -40,7 +40,7 @@ pub fn execveat(block: &mut Block, mask: SigSet, call: Call) -> Result<u64, Errn
     if call.flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
         return Err(EINVAL);
     }
-    let mut variables = start::Variables::new(mask);
+    let mut variables = start::Variables::new(mask, &block.travel.cpus);
     let passed = {
         let scratch = own::allocate(4 * PATH_BYTES as u64, PAGE)?;
         let passed = choose_program(scratch.start, &call, &mut variables);

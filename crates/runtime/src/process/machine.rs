@@ -8,8 +8,9 @@ use megalith_runtime::frame::Context;
 use megalith_runtime::nr;
 
 use crate::block::Block;
+use crate::spread::HOSTS_MAX;
 use crate::sys::{self, Fd, safe_call};
-use crate::travel::Cpus;
+use crate::travel::{ALL_CPUS, Cpus, HOME, Travel};
 use crate::{affinity, hosts, live, spread, steward, user, view};
 
 /// The call's answer.
@@ -61,10 +62,10 @@ fn mask_bytes() -> u64 {
     u64::from(total().div_ceil(64)) * 8
 }
 
-/// Whether `tid` is a thread of this process; if it is none and does not exist, the kernel says so.
-fn thread(block: &Block, tid: u32) -> Result<u32, Errno> {
+/// The thread that a call means by `tid`; if there is none, the kernel says so.
+fn thread(tid: u32) -> Result<u32, Errno> {
     if tid == 0 {
-        return Ok(block.travel.tid);
+        return Ok(sys::tid());
     }
     safe_call!(nr::SCHED_GETSCHEDULER, tid).map(|_| tid)
 }
@@ -75,11 +76,13 @@ fn get_affinity(block: &Block, tid: u32, bytes: u64, mask: u64) -> Result<u64, E
     if !bytes.is_multiple_of(8) || bytes * 8 < u64::from(total()) {
         return Err(EINVAL);
     }
-    let tid = thread(block, tid)?;
+    let tid = thread(tid)?;
     let mut set = all();
-    if let Some(travel) = live::list().find(tid) {
-        set.iter_mut().zip(travel.cpus).for_each(|(word, allowed)| *word &= allowed);
-    }
+    let of_other =
+        if tid == sys::tid() { None } else { Some(live::list().find(tid).map(|travel| travel.cpus)) };
+    // Of another process's thread nothing is known here: it may use all.
+    let allowed = of_other.map_or(block.travel.cpus, |cpus| cpus.unwrap_or(ALL_CPUS));
+    set.iter_mut().zip(allowed).for_each(|(word, allowed)| *word &= allowed);
     let copied = bytes.min(mask_bytes());
     // SAFETY: the set's own bytes.
     let set = unsafe { core::slice::from_raw_parts(set.as_ptr().cast::<u8>(), copied as usize) };
@@ -87,7 +90,7 @@ fn get_affinity(block: &Block, tid: u32, bytes: u64, mask: u64) -> Result<u64, E
 }
 
 /// sched_setaffinity(2): a thread whose CPUs are all of one host goes there.
-fn set_affinity(block: &Block, tid: u32, bytes: u64, mask: u64) -> Result<u64, Errno> {
+fn set_affinity(block: &mut Block, tid: u32, bytes: u64, mask: u64) -> Result<u64, Errno> {
     let mut set: Cpus = [0; _];
     let room = size_of::<Cpus>();
     // SAFETY: the set's own bytes.
@@ -96,29 +99,58 @@ fn set_affinity(block: &Block, tid: u32, bytes: u64, mask: u64) -> Result<u64, E
     if bytes != 0 && user::read_some(mask, &mut given[..bytes])? != bytes {
         return Err(megalith_runtime::errno::EFAULT);
     }
-    let tid = thread(block, tid)?;
+    let tid = thread(tid)?;
     set.iter_mut().zip(all()).for_each(|(word, real)| *word &= real);
     if set == [0; _] {
         return Err(EINVAL);
     }
-    let known = live::list().find(tid).map(|travel| travel.cpus = set).is_some();
-    if let (true, Some(host)) = (known, only_host(&set)) {
-        if tid == block.travel.tid {
+    let own = tid == sys::tid();
+    let listed = live::list().find(tid).map(|travel| travel.cpus = set).is_some();
+    if own {
+        // Of a vfork(2) child too, which is in no list: its exec takes them along.
+        block.travel.cpus = set;
+    }
+    match only_host(&set) {
+        Some(host) if own => {
             block.travel.why.store(Why::Ordered as u32, core::sync::atomic::Ordering::Relaxed);
             block.travel.set_wish(host);
-        } else {
-            steward::send_to(tid, host);
         }
+        Some(host) if listed => steward::send_to(tid, host),
+        _ => {}
     }
     Ok(0)
 }
 
 /// The one host that has all CPUs of the set.
 fn only_host(set: &Cpus) -> Option<u32> {
-    let has = |cpu: u32| set[cpu as usize / 64] & 1 << (cpu % 64) != 0;
-    let mut hosts = (0..spread::settings().cpus().len()).filter(|host| cpus_of(*host).any(has));
+    let mut hosts = (0..spread::settings().cpus().len()).filter(|host| has_any(set, *host));
     let first = hosts.next()?;
     hosts.next().is_none().then_some(first as u32)
+}
+
+/// A thread that may use `cpus` from its start.
+pub fn restrict(travel: &mut Travel, cpus: &Cpus) {
+    travel.cpus = *cpus;
+    if let Some(host) = only_host(cpus) {
+        travel.set_wish(host);
+    }
+}
+
+/// Where a new thread that may use `cpus` starts: on the next host of the list that has some of them, else on the first that has.
+pub fn start(cpus: &Cpus) -> u32 {
+    let settings = spread::settings();
+    let allowed = |host: u32| settings.cpus().is_empty() || has_any(cpus, host as usize);
+    let mut listed = (0..settings.starts().max(1)).map(|_| settings.next_start());
+    listed
+        .find(|host| allowed(*host))
+        .or_else(|| (0..HOSTS_MAX as u32).find(|host| allowed(*host)))
+        .unwrap_or(HOME)
+}
+
+/// Whether `host` has one of `cpus`.
+fn has_any(cpus: &Cpus, host: usize) -> bool {
+    host < spread::settings().cpus().len()
+        && cpus_of(host).any(|cpu| cpus[cpu as usize / 64] & 1 << (cpu % 64) != 0)
 }
 
 /// getcpu(2): a CPU of the host where the thread is.

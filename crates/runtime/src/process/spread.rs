@@ -90,6 +90,11 @@ impl Settings {
         &self.cpus[..self.hosts]
     }
 
+    /// How long the list of hosts for new threads is.
+    pub fn starts(&self) -> usize {
+        self.starts_used
+    }
+
     /// Where the next new thread is to start.
     pub fn next_start(&self) -> u32 {
         let number = STARTED.fetch_add(1, Ordering::Relaxed) as usize;

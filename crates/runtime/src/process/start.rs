@@ -19,8 +19,10 @@ use crate::block;
 use crate::body;
 use crate::load::{self, Program};
 use crate::say;
+use crate::spread::CPUS_MAX;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
-use crate::{affinity, live, own, signals, space, spread, trap};
+use crate::travel::{self, Cpus};
+use crate::{affinity, live, machine, own, signals, space, spread, trap};
 
 const PATH_BYTES: usize = 4096;
 const ARGUMENTS_MAX: usize = 2 * DEPTH_MAX;
@@ -100,16 +102,20 @@ struct Told {
     passed: bool,
     /// `m` and 16 digits: the mask to start with; an exec is made with all signals blocked.
     mask: Option<SigSet>,
+    /// `q` and 16 digits for each word: the machine's CPUs that the program may use, if it has said so.
+    cpus: Option<Cpus>,
     /// `u`: the soft stack limit was unlimited, and is to be so again.
     unlimited_stack: bool,
 }
 
 /// `MEGALITH_RUNTIME=…`, zero-terminated.
-type State = [u8; 40];
+type State = [u8; STATE_BYTES];
+/// Name, `=`, letters, the mask, the CPUs, and a zero at least.
+const STATE_BYTES: usize = STATE.len() + 1 + 4 + 17 + 1 + 16 * (CPUS_MAX as usize / 64) + 1;
 
 impl Told {
     fn variable(&self) -> State {
-        let mut state = [0; 40];
+        let mut state = [0; STATE_BYTES];
         let name = STATE.as_bytes();
         state[..name.len()].copy_from_slice(name);
         state[name.len()] = b'=';
@@ -124,12 +130,30 @@ impl Told {
         }
         if let Some(mask) = self.mask {
             state[at] = b'm';
-            for digit in 0..16 {
-                state[at + 1 + digit] = b"0123456789abcdef"[(mask.0 >> (60 - 4 * digit)) as usize & 15];
+            at = write_hexadecimal(&mut state, at + 1, mask.0);
+        }
+        if let Some(cpus) = self.cpus {
+            state[at] = b'q';
+            at += 1;
+            for word in cpus {
+                at = write_hexadecimal(&mut state, at, word);
             }
         }
         state
     }
+}
+
+/// Writes 16 digits; returns where they end.
+fn write_hexadecimal(state: &mut State, at: usize, word: u64) -> usize {
+    for digit in 0..16 {
+        state[at + digit] = b"0123456789abcdef"[(word >> (60 - 4 * digit)) as usize & 15];
+    }
+    at + 16
+}
+
+/// The number of 16 digits at `at`.
+fn read_hexadecimal(state: &[u8], at: usize) -> Option<u64> {
+    u64::from_str_radix(core::str::from_utf8(state.get(at..at + 16)?).ok()?, 16).ok()
 }
 
 /// The variables that a program's exec adds to its environment.
@@ -141,9 +165,10 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// For a process that has the filter, and blocks `mask`.
-    pub fn new(mask: SigSet) -> Variables {
-        let told = Told { filter: true, spread: spread::on(), mask: Some(mask), ..Told::default() };
+    /// For a process that has the filter, blocks `mask`, and may use `cpus`.
+    pub fn new(mask: SigSet, cpus: &Cpus) -> Variables {
+        let cpus = (*cpus != travel::ALL_CPUS).then_some(*cpus);
+        let told = Told { filter: true, spread: spread::on(), mask: Some(mask), cpus, ..Told::default() };
         Variables { program: [0; PATH_BYTES + 32], program_bytes: 0, told, state: told.variable() }
     }
 
@@ -297,13 +322,19 @@ fn check<T>(result: Result<T, Errno>, what: &[u8]) -> T {
 
 fn told(given: &Given) -> Told {
     let letters = given.variable(STATE).unwrap_or(b"");
-    let mask = letters.iter().position(|letter| *letter == b'm').and_then(|at| {
-        let digits = core::str::from_utf8(letters.get(at + 1..at + 17)?).ok()?;
-        u64::from_str_radix(digits, 16).ok().map(SigSet)
+    // Neither is a hexadecimal digit.
+    let find = |wanted: u8| letters.iter().position(|letter| *letter == wanted);
+    let mask = find(b'm').and_then(|at| read_hexadecimal(letters, at + 1)).map(SigSet);
+    let cpus = find(b'q').and_then(|at| {
+        let mut cpus: Cpus = [0; _];
+        for (word, at) in cpus.iter_mut().zip((at + 1..).step_by(16)) {
+            *word = read_hexadecimal(letters, at)?;
+        }
+        Some(cpus)
     });
-    let letters = letters.split(|letter| *letter == b'm').next().unwrap_or(b"");
+    let letters = letters.split(|letter| matches!(letter, b'm' | b'q')).next().unwrap_or(b"");
     let has = |letter: u8| letters.contains(&letter);
-    Told { mask, filter: has(b'f'), spread: has(b's'), passed: has(b'p'), unlimited_stack: has(b'u') }
+    Told { mask, cpus, filter: has(b'f'), spread: has(b's'), passed: has(b'p'), unlimited_stack: has(b'u') }
 }
 
 /// Spread mode, if the environment says so, or if the filter that is inherited is that mode's: every call is caught then.
@@ -574,6 +605,9 @@ fn arm(told: Told) {
     check(block.use_stack(), b"no signal stack");
     if spread::on() {
         block.travel.may_leave = true;
+        if let Some(cpus) = told.cpus {
+            machine::restrict(&mut block.travel, &cpus);
+        }
         // SAFETY: this thread's block, from here on.
         unsafe { live::list().add(first, sys::tid()) };
     }

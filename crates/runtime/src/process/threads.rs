@@ -17,7 +17,7 @@ use crate::live::Left;
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
 use crate::travel::{HOME, Place};
-use crate::{affinity, away, live, own, say, signals, space, spread, steward, user};
+use crate::{affinity, away, live, machine, own, say, signals, space, spread, steward, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
@@ -154,12 +154,12 @@ fn prepare(parent: &Block, context: &Context, flags: u64, child_tid: u64, rsp: u
         child.own_table = Lock::new(parent.table().take().copy());
         &raw const child.own_table
     };
+    child.travel.cpus = parent.travel.cpus;
     if spread::on() && flags & flag::THREAD != 0 {
         steward::ensure();
         MANY.store(true, Ordering::Relaxed);
         child.travel.may_leave = true;
-        child.travel.cpus = parent.travel.cpus;
-        child.travel.set_wish(spread::settings().next_start());
+        child.travel.set_wish(machine::start(&parent.travel.cpus));
     }
     Ok(Unborn { block: taken, stack: write_frame(child, context, rsp) })
 }
@@ -286,7 +286,7 @@ pub fn exit(block: &mut Block, code: u64) -> ! {
     }
     if block.travel.may_leave {
         away::close(block);
-        steward::placed(block.travel.tid, Place::HOME, Why::Ended as u64);
+        steward::placed(sys::tid(), Place::HOME, Why::Ended as u64);
         if let Left::Nobody(code) = live::remove(block, code)
             && steward::runs()
         {

@@ -16,6 +16,9 @@ const STAY_NS_MAX: u64 = 1_000_000_000;
 /// A set of the machine's CPUs.
 pub type Cpus = [u64; CPUS_MAX as usize / 64];
 
+/// Every one.
+pub const ALL_CPUS: Cpus = [u64::MAX; CPUS_MAX as usize / 64];
+
 /// Where a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -63,7 +66,7 @@ impl Travel {
             why: AtomicU32::new(0),
             place: AtomicU64::new(0),
             tid: 0,
-            cpus: [u64::MAX; CPUS_MAX as usize / 64],
+            cpus: ALL_CPUS,
             may_leave: false,
             channels: [-1; HOSTS_MAX],
             worked: AtomicU64::new(0),
