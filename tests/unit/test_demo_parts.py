@@ -66,7 +66,7 @@ def test_an_estimate_grows_with_the_reads() -> None:
     large = estimate(bases=100, sample_bases=10, sample_native_s=2, sample_megalith_s=6, swap_limit_s=1200)
     assert large.native_s >= 20
     assert large.total_s == large.native_s + large.megalith_s + min(1200, 10 * large.megalith_s)
-    assert "this will take about" in str(large)
+    assert "up to twice that" in str(large)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@
 velvet's trees deepen with the number of k-mers, so its time grows somewhat faster than the reads: the plasmids (12.5
 Mbases) took 14.3 s of processor time, E. coli at coverage 20 (92.8 Mbases) 143.9 s, which makes the exponent 1.15.
 
-It is a lower bound: a small genome packs better, so fewer of its faults leave home. E. coli at coverage 10 took 1.6 times
-the estimate.
+It is a lower bound: a small genome packs better, so fewer of its faults leave home. E. coli at coverage 10 took 1.6
+times the estimate.
 """
 
 from __future__ import annotations
