@@ -94,6 +94,7 @@ fn obey(client: &Client, line: &str) -> String {
     match word {
         "facts" => facts(),
         "count" => work::count(client, &work::settings(rest), 2).to_string(),
+        "contend" => work::contend(client, &work::settings(rest), 1).to_string(),
         "read" => work::ordered_reader(client, &work::settings(rest)).to_string(),
         "back" | "unback" => {
             let s = work::settings(rest);

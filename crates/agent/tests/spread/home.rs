@@ -32,6 +32,7 @@ pub fn main(scenario: &str) {
             assert_eq!(home.channel(1, ChannelKind::Space as u64).err(), Some(libc::ECONNREFUSED));
         }
         "count" => count(rest),
+        "contend" => contend(rest),
         "order" => order(rest),
         "files" => files(),
         "free" => free(rest),
@@ -149,6 +150,17 @@ fn count(rest: &str) {
             }
         }
     }
+}
+
+fn contend(rest: &str) {
+    let mut home = Home::start(4);
+    let order = format!("contend hosts={} {rest}", home.hosts);
+    let s = work::settings(&order[8..]);
+    let (here, there) = home.all(&order, |client| work::contend(client, &s, 0));
+    let there: u64 = there.iter().map(|answer| answer.parse::<u64>().expect("a number")).sum();
+    let found: u64 = [0, 64].iter().map(|&word| home.client.word(0, word).load(Ordering::Relaxed)).sum();
+    assert_eq!(found, here + there);
+    println!("{rest}: home made {} increments a millisecond, the other {}", here / 4000, there / 4000);
 }
 
 fn order(rest: &str) {

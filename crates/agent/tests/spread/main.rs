@@ -34,7 +34,8 @@ const TESTS: &[(&str, fn())] = &[
     ("body_processes_end_with_their_program", body_processes_end_with_their_program),
 ];
 
-const LONG_TESTS: &[(&str, fn())] = &[("long_increments", long_increments), ("long_order", long_order)];
+const LONG_TESTS: &[(&str, fn())] =
+    &[("long_increments", long_increments), ("long_order", long_order), ("long_contention", long_contention)];
 
 fn main() {
     if std::env::var_os(client::env::BODY).is_some() {
@@ -44,13 +45,17 @@ fn main() {
         return home::main(&scenario);
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let long = wanted.iter().any(|w| w == "long");
+    let long = wanted.iter().any(|w| w.starts_with("long"));
     let names =
         |&&(name, _): &&(&str, fn())| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
     if !can_fault() {
         return;
     }
-    for &(name, test) in TESTS.iter().filter(names).chain(LONG_TESTS.iter().filter(|_| long)) {
+    for &(name, test) in TESTS
+        .iter()
+        .filter(names)
+        .chain(LONG_TESTS.iter().filter(|t| long && (wanted.iter().any(|w| w == "long") || names(t))))
+    {
         let begun = Instant::now();
         test();
         println!("test {name} ... ok ({:.1} s)", begun.elapsed().as_secs_f64());
@@ -103,7 +108,7 @@ impl Machine {
     fn close(mut self) -> Value {
         self.control.say(&json!({"op": "close"}));
         let closed = self.control.hear_until("closed");
-        assert_eq!(children(), Vec::<u32>::new(), "no process is left, not even a zombie");
+        until_alone();
         closed
     }
 }
@@ -130,6 +135,15 @@ fn children() -> Vec<u32> {
         std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
     };
     tasks.flat_map(|t| of(t).split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// No process is left, not even a zombie: other hosts hear of the end of a space or a machine a moment later than home.
+fn until_alone() {
+    let begun = Instant::now();
+    while !children().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "left: {:?}", children());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -265,10 +279,7 @@ fn body_processes_end_with_their_program() {
     }
     home.kill().unwrap();
     home.wait().unwrap();
-    while !children().is_empty() {
-        assert!(begun.elapsed() < MINUTE, "the body process stays");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until_alone();
     // And the machine lives: another program, another space, another body process; closed while it runs.
     machine.run("count pages=4 threads=1 times=50 hot=1", MINUTE);
     let mut home = machine.start("stay");
@@ -300,4 +311,19 @@ fn long_order() {
     let machine = Machine::open(0x210, &[16 * MIB; 3]);
     machine.run("order times=100000", 20 * MINUTE);
     println!("{}", machine.close());
+}
+
+/// What it costs when two hosts write to one page all the time, each to a word of its own (false sharing) or to the same.
+fn long_contention() {
+    for (n, words) in (0..).zip(["own", "same"]) {
+        let machine = Machine::open(0x220 + n, &[64 * MIB; 2]);
+        machine.run(&format!("contend same={} seconds=4", u64::from(words == "same")), MINUTE);
+        let closed = machine.close();
+        let taken = sum(&closed, "forwarded_pages") + sum(&closed, "invalidated_pages");
+        println!(
+            "{words} word: the page moved {} times a second, {} waited",
+            taken / 4,
+            sum(&closed, "dwelled") / 4
+        );
+    }
 }

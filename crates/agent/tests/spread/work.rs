@@ -65,6 +65,21 @@ fn meet(client: &Client, hosts: u64) {
     }
 }
 
+/// Increments a word of the first page for some seconds, as fast as it can. Returns how often.
+pub fn contend(client: &Client, s: &Settings, host: u64) -> u64 {
+    meet(client, s["hosts"]);
+    let word = client.word(0, if s["same"] == 1 { 0 } else { host * 64 });
+    let begun = std::time::Instant::now();
+    let mut times = 0;
+    while begun.elapsed() < std::time::Duration::from_secs(s["seconds"]) {
+        for _ in 0..16 {
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+        times += 16;
+    }
+    times
+}
+
 /// The sum of all that was counted.
 pub fn counted(client: &Client, pages: u64) -> u64 {
     let words = (0..pages).flat_map(|page| WORDS.map(|word| (page, word)));
