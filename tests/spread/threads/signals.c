@@ -133,7 +133,7 @@ static void *sleep_long(void *unused) {
     struct timespec asked = {100, 0}, rest = {0, 0};
     CHECK(nanosleep(&asked, &rest) == -1);
     IS(errno, EINTR);
-    CHECK(rest.tv_sec >= 60 && rest.tv_sec < 100);
+    CHECK(rest.tv_sec >= 60 && rest.tv_sec <= 100); /* the kernel's slack of 50 us may be in it */
     left = 1;
     return unused;
 }
