@@ -80,6 +80,7 @@ impl State {
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
         while let Some(held) = self.dwell.release(page, now) {
+            self.see_arrived(&held.message);
             self.handle(held.from, held.message, held.page(), fabric)?;
             self.deliver_own(fabric)?;
         }
@@ -94,10 +95,8 @@ impl State {
         beside: Option<Packed<'_>>,
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
-        if let Some(page) = message.page().filter(|_| !self.dwell.is_quiet() || !self.arrived.is_empty()) {
-            if self.arrived.has(page) {
-                self.flush_arrived();
-            }
+        self.see_arrived(&message);
+        if let Some(page) = message.page().filter(|_| !self.dwell.is_quiet()) {
             let now = Instant::now();
             if !self.dwell.admits(&message, page, now) {
                 self.counters.dwelled += u64::from(takes(&message) && !self.dwell.holds(page));
@@ -108,6 +107,13 @@ impl State {
             }
         }
         self.handle(from, message, beside, fabric)
+    }
+
+    /// Maps a page that has just arrived before a message about it is looked at: it dwells, and it is not idle.
+    fn see_arrived(&mut self, message: &Message) {
+        if !self.arrived.is_empty() && message.page().is_some_and(|page| self.arrived.has(page)) {
+            self.flush_arrived();
+        }
     }
 
     fn handle(

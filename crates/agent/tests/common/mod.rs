@@ -17,6 +17,8 @@ use megalith_agent::{AgentError, Config, cluster_id, serve};
 use serde_json::{Value, json};
 
 pub const PAGE: u64 = client::PAGE_BYTES;
+/// Long enough for a computer that has much else to do.
+const LOST_AFTER_MS: u64 = 4000;
 pub const MIB: u64 = 1 << 20;
 
 pub static COUNT: AtomicU64 = AtomicU64::new(1);
@@ -88,7 +90,7 @@ impl Control {
             agents.iter().map(|a| json!({"name": a.name, "address": a.address})).collect();
         control.say(&json!({
             "op": "open", "machine": format!("{machine:016x}"), "members": members,
-            "heartbeat_ms": 50, "lost_after_ms": 1000, "join_timeout_ms": 3000,
+            "heartbeat_ms": 50, "lost_after_ms": LOST_AFTER_MS, "join_timeout_ms": 5000,
         }));
         let first = control.hear();
         (control, first)

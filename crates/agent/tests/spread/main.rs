@@ -99,9 +99,14 @@ impl Machine {
     }
 
     /// Runs a home process to its end, which must be a good one.
-    fn run(&self, scenario: &str, patience: Duration) {
+    fn run(&mut self, scenario: &str, patience: Duration) {
         let status = wait(&mut self.start(scenario), patience);
-        assert!(status.success(), "{scenario}: {status}");
+        if !status.success() {
+            self.control.say(&json!({"op": "close"}));
+            let last = std::iter::from_fn(|| Some(self.control.hear()).filter(|e| !e.is_null()));
+            let last: Vec<Value> = last.filter(|event| event["event"] != "status").collect();
+            panic!("{scenario}: {status}; the agent says {last:?}");
+        }
     }
 
     /// Closes the machine; its last figures.
@@ -149,7 +154,7 @@ fn until_alone() {
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn a_body_process_is_what_it_should_be() {
-    let machine = Machine::open(0x101, &[16 * MIB; 3]);
+    let mut machine = Machine::open(0x101, &[16 * MIB; 3]);
     machine.run("facts", MINUTE);
     machine.close();
 }
@@ -163,7 +168,7 @@ fn channels_that_cannot_be() {
 }
 
 fn a_program_that_is_none_is_refused() {
-    let machine = Machine::open_with(0x103, &[16 * MIB; 2], b"#! no program");
+    let mut machine = Machine::open_with(0x103, &[16 * MIB; 2], b"#! no program");
     machine.run("refused", MINUTE);
     machine.close();
 }
@@ -174,14 +179,14 @@ fn sum(closed: &Value, figure: &str) -> u64 {
 }
 
 fn increments_of_two_hosts_are_all_there() {
-    let machine = Machine::open(0x104, &[64 * MIB; 2]);
+    let mut machine = Machine::open(0x104, &[64 * MIB; 2]);
     machine.run("count pages=64 threads=2 times=40000 hot=2", 2 * MINUTE);
     let closed = machine.close();
     assert!(closed["hosts"][1]["faults"]["remote"].as_u64().unwrap() > 30, "{closed}");
 }
 
 fn increments_survive_eviction_and_hand_over() {
-    let machine = Machine::open(0x105, &[16 * MIB; 3]);
+    let mut machine = Machine::open(0x105, &[16 * MIB; 3]);
     machine.run("count pages=8000 threads=2 times=12000 hot=4 fill=1", 2 * MINUTE);
     let closed = machine.close();
     assert!(sum(&closed, "evicted_pages") > 1000 && sum(&closed, "handed_over_pages") > 300, "{closed}");
@@ -191,19 +196,19 @@ fn increments_survive_eviction_and_hand_over() {
 }
 
 fn writes_are_seen_in_order() {
-    let machine = Machine::open(0x106, &[32 * MIB; 3]);
+    let mut machine = Machine::open(0x106, &[32 * MIB; 3]);
     machine.run("order times=1500", MINUTE);
     machine.close();
 }
 
 fn files_are_read_at_home() {
-    let machine = Machine::open(0x107, &[32 * MIB; 3]);
+    let mut machine = Machine::open(0x107, &[32 * MIB; 3]);
     machine.run("files", MINUTE);
     machine.close();
 }
 
 fn what_is_freed_is_freed_everywhere() {
-    let machine = Machine::open(0x10a, &[16 * MIB; 3]);
+    let mut machine = Machine::open(0x10a, &[16 * MIB; 3]);
     machine.run("free times=200", MINUTE);
     machine.close();
 }
@@ -266,11 +271,11 @@ fn a_body_process_that_dies_ends_the_machine() {
     assert!(lost["detail"].as_str().unwrap().contains("the body process of the program died"), "{lost}");
     assert!(!wait(&mut home, MINUTE).success(), "it is killed");
     drop(machine);
-    assert_eq!(children(), Vec::<u32>::new());
+    until_alone();
 }
 
 fn body_processes_end_with_their_program() {
-    let machine = Machine::open(0x109, &[16 * MIB; 2]);
+    let mut machine = Machine::open(0x109, &[16 * MIB; 2]);
     let mut home = machine.start("stay");
     let begun = Instant::now();
     while children().len() < 2 {
@@ -292,7 +297,7 @@ fn body_processes_end_with_their_program() {
     control.hear_until("closed");
     assert!(!wait(&mut home, MINUTE).success(), "it is killed");
     drop(agents);
-    assert_eq!(children(), Vec::<u32>::new());
+    until_alone();
 }
 
 fn long_increments() {
@@ -301,14 +306,14 @@ fn long_increments() {
         "count pages=8000 threads=3 times=120000 hot=4 fill=1",
         "count pages=9000 threads=2 times=120000 hot=64 fill=1",
     ]) {
-        let machine = Machine::open(0x200 + n, &[16 * MIB; 3]);
+        let mut machine = Machine::open(0x200 + n, &[16 * MIB; 3]);
         machine.run(scenario, 20 * MINUTE);
         println!("{scenario}: {}", machine.close());
     }
 }
 
 fn long_order() {
-    let machine = Machine::open(0x210, &[16 * MIB; 3]);
+    let mut machine = Machine::open(0x210, &[16 * MIB; 3]);
     machine.run("order times=100000", 20 * MINUTE);
     println!("{}", machine.close());
 }
@@ -316,7 +321,7 @@ fn long_order() {
 /// What it costs when two hosts write to one page all the time, each to a word of its own (false sharing) or to the same.
 fn long_contention() {
     for (n, words) in (0..).zip(["own", "same"]) {
-        let machine = Machine::open(0x220 + n, &[64 * MIB; 2]);
+        let mut machine = Machine::open(0x220 + n, &[64 * MIB; 2]);
         machine.run(&format!("contend same={} seconds=4", u64::from(words == "same")), MINUTE);
         let closed = machine.close();
         let taken = sum(&closed, "forwarded_pages") + sum(&closed, "invalidated_pages");
