@@ -261,3 +261,19 @@ fn first_touch_is_cheap() {
     println!("{nanoseconds} ns a first touch, over {} GiB", PAGES >> 18);
     assert!(nanoseconds <= 300, "{nanoseconds} ns");
 }
+
+#[test]
+fn whoever_keeps_the_entries_of_a_range_knows_its_pages() {
+    let mut pair = Pair::new();
+    let [first, near, far] = [3, 7, 700 * 512].map(PageId);
+    let all = PageId(0)..PageId(1 << 20);
+    for (host, page) in [(OTHER, first), (HOME, near), (HOME, far)] {
+        pair.want(host, page, Access::Write);
+    }
+    assert_eq!(pair.node(OTHER).kept(&all), [first, near], "it leases the region, whoever holds the page");
+    assert_eq!(pair.node(HOME).kept(&all), [far]);
+    assert_eq!(pair.node(OTHER).kept(&(PageId(4)..PageId(7))), []);
+    pair.run(OTHER, Event::Discard { page: near });
+    assert!(!pair.node(OTHER).discarding(near) && pair.node(HOME).held(near).is_none());
+    assert_eq!(pair.node(OTHER).kept(&all), [first]);
+}

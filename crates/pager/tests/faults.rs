@@ -3,6 +3,8 @@
 //! Each test has its own space and needs a userfaultfd that serves faults of the kernel; where none is to be had it
 //! says so and passes over.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +14,7 @@ use std::time::Duration;
 use coherence::PageId;
 use megalith_pager as pager;
 use pager::{
-    Budget, Eviction, Fault, PAGE, Packed, Pager, Place, SpaceId, SpaceMemory, Uffd, address, offset,
+    Budget, Eviction, Fault, PAGE, Packed, Pager, Place, Source, SpaceId, SpaceMemory, Uffd, address, offset,
 };
 
 /// Addresses that nothing else in the process uses; every test takes its own gigabyte.
@@ -169,6 +171,39 @@ fn a_write_during_eviction_calls_the_page_back() {
     c.serving(answer, || c.poke(0, 2));
     assert_eq!(c.pager.lock().unwrap().finish_eviction(&mut batch), 0, "called back");
     assert_eq!((c.place(0), c.peek(0)), (Place::Mapped, 2));
+}
+
+#[test]
+fn first_bytes_come_from_files_from_home_or_are_zeros() {
+    let Some(c) = Client::new(16) else { return };
+    // SAFETY: a constant name; the descriptor is ours.
+    let mut file =
+        File::from(unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC)) });
+    file.write_all(&[5; 2 * PAGE]).unwrap();
+    let source = Source::File { file: Arc::new(file), offset: 0 };
+    c.pager.lock().unwrap().back(c.space, address(c.page(2)), 2 * PAGE as u64, Some(source));
+    c.pager.lock().unwrap().back(c.space, address(c.page(4)), 3 * PAGE as u64, Some(Source::Home));
+    c.want(1, 7);
+    let mut asked = Vec::new();
+    c.pager.lock().unwrap().install_initial(c.page(1), 7, |page, run| asked.push((page, run))).unwrap();
+    assert_eq!(asked, [(c.page(4), 3)], "in one question");
+    assert_eq!((c.peek(1), c.peek(2), c.peek(3), c.peek(7)), (0, 5, 5, 0));
+    assert!((4..7).all(|n| c.place(n) == Place::Absent));
+    c.pager.lock().unwrap().install_bytes(c.page(4), &[6; 3 * PAGE], true);
+    assert_eq!((c.peek(4), c.peek(6)), (6, 6));
+    // The same, not to be seen yet.
+    let mut pager = c.pager.lock().unwrap();
+    pager.remove(c.page(1), 7);
+    assert!(pager.stow_initial(c.page(1)).unwrap() && pager.stow_initial(c.page(3)).unwrap());
+    assert!(!pager.stow_initial(c.page(5)).unwrap(), "home has it");
+    let mut bytes = vec![9; 6 * PAGE];
+    pager.read_initial(c.page(1), &mut bytes).unwrap();
+    let firsts: Vec<u8> = bytes.chunks(PAGE).map(|page| page[0]).collect();
+    assert_eq!(firsts, [0, 5, 5, 0, 0, 0], "what this host knows");
+    drop(pager);
+    assert!(c.place(5) == Place::Absent && c.budget.try_take(PAGE as u64));
+    c.pager.lock().unwrap().unstow(c.page(3), 1, true);
+    assert_eq!(c.peek(3), 5);
 }
 
 #[test]

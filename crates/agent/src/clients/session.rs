@@ -13,6 +13,7 @@ use pager::{Memfd, Source, SpaceId, SpaceMemory, Uffd};
 use super::faults;
 use super::socket::{Connection, Peer, check};
 use crate::machine::Machine;
+use crate::state::home_of;
 
 /// What a process is to its space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +40,15 @@ impl Session {
     /// Opens the space here.
     ///
     /// # Errors
-    /// `EEXIST` for a second body process of a space, `ENOENT` when space or machine have ended; those of the calls that
-    /// make memfd, eventfd and thread.
+    /// `EINVAL` for a body process of a space that is no other host's, `EEXIST` for a second one of a space, `ENOENT` when
+    /// space or machine have ended; those of the calls that make memfd, eventfd and thread.
     pub fn begin(machine: Arc<Machine>, role: Role, peer: Peer, uffd: Uffd) -> io::Result<Self> {
+        if let Role::Body(space) = role {
+            let home = home_of(space);
+            if home == machine.invitation.me || usize::from(home.0) >= machine.invitation.members.len() {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+        }
         let memory = Arc::new(SpaceMemory::new()?);
         let uffd = Arc::new(uffd);
         memory.add_client(uffd.clone());

@@ -35,6 +35,19 @@ pub fn main(scenario: &str) {
         "contend" => contend(rest),
         "order" => order(rest),
         "files" => files(),
+        "unreadable" => {
+            let mut home = Home::start(16);
+            let folder = File::open("/").unwrap();
+            let back = home.client.ask(Op::Back, [BASE, 4 * PAGE, 0, 0], Some(folder.as_raw_fd()));
+            assert_eq!(back.0.status, 0);
+            home.bodies[0].say("back page=0 pages=4");
+            assert_eq!(home.bodies[0].hear().as_deref(), Some("0"));
+            home.bodies[0].say("sum page=1 pages=1 word=0");
+            // The agents end us, before there is an answer.
+            let answer = home.bodies[0].hear();
+            assert_eq!(answer, None);
+            std::thread::sleep(Duration::from_secs(60));
+        }
         "free" => free(rest),
         "steward" => steward(),
         "body" => {
@@ -117,6 +130,22 @@ fn refusals() {
         [(0, 0, libc::EINVAL), (2, 0, libc::EINVAL), (1 << 32, 0, libc::EINVAL), (1, 2, libc::EINVAL)]
     {
         assert_eq!(home.channel(host, kind).err(), Some(errno), "host {host}, kind {kind}");
+    }
+    // Nobody joins a space that is no other host's.
+    let socket = PathBuf::from(std::env::var(client::env::SOCKET).unwrap());
+    let machine = u64::from_str_radix(&std::env::var(client::env::MACHINE).unwrap(), 16).unwrap();
+    for (space, version, errno) in [
+        (home.space, client::VERSION, libc::EINVAL),
+        (home.space + 1, client::VERSION, libc::EINVAL),
+        (9 << 18, client::VERSION, libc::EINVAL),
+        (1 << 40, client::VERSION, libc::EINVAL),
+        (1 << 18, client::VERSION + 1, libc::EPROTO),
+    ] {
+        let uffd = crate::common::userfaultfd();
+        let args = [version, machine, space, 0];
+        let socket = crate::common::seqpacket(&socket);
+        let (reply, _) = crate::common::exchange(&socket, Op::Join, args, Some(uffd.as_raw_fd()));
+        assert_eq!(reply.status, -i64::from(errno), "space {space}");
     }
     // What only a body process may ask.
     for op in [Op::BackFromHome, Op::Unback, Op::Join, Op::Move] {

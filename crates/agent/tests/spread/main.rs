@@ -28,6 +28,10 @@ const TESTS: &[(&str, fn())] = &[
     ("increments_survive_eviction_and_hand_over", increments_survive_eviction_and_hand_over),
     ("writes_are_seen_in_order", writes_are_seen_in_order),
     ("files_are_read_at_home", files_are_read_at_home),
+    (
+        "a_file_that_cannot_be_read_at_home_ends_the_machine",
+        a_file_that_cannot_be_read_at_home_ends_the_machine,
+    ),
     ("what_is_freed_is_freed_everywhere", what_is_freed_is_freed_everywhere),
     ("orders_and_places_of_threads", orders_and_places_of_threads),
     ("a_body_process_that_dies_ends_the_machine", a_body_process_that_dies_ends_the_machine),
@@ -207,6 +211,17 @@ fn files_are_read_at_home() {
     machine.close();
 }
 
+fn a_file_that_cannot_be_read_at_home_ends_the_machine() {
+    let mut machine = Machine::open(0x10c, &[16 * MIB; 2]);
+    let mut home = machine.start("unreadable");
+    let lost = machine.control.hear_until("lost");
+    assert_eq!(lost["host"], "a", "{lost}");
+    assert!(lost["detail"].as_str().unwrap().contains("cannot be read"), "{lost}");
+    assert!(!wait(&mut home, MINUTE).success(), "it is killed");
+    drop(machine);
+    until_alone();
+}
+
 fn what_is_freed_is_freed_everywhere() {
     let mut machine = Machine::open(0x10a, &[16 * MIB; 3]);
     machine.run("free times=200", MINUTE);
@@ -304,7 +319,7 @@ fn long_increments() {
     for (n, scenario) in (0..).zip([
         "count pages=64 threads=3 times=150000 hot=3",
         "count pages=8000 threads=3 times=120000 hot=4 fill=1",
-        "count pages=9000 threads=2 times=120000 hot=64 fill=1",
+        "count pages=8000 threads=2 times=120000 hot=64 fill=1",
     ]) {
         let mut machine = Machine::open(0x200 + n, &[16 * MIB; 3]);
         machine.run(scenario, 20 * MINUTE);
@@ -314,7 +329,7 @@ fn long_increments() {
 
 fn long_order() {
     let mut machine = Machine::open(0x210, &[16 * MIB; 3]);
-    machine.run("order times=100000", 20 * MINUTE);
+    machine.run("order times=400000", 20 * MINUTE);
     println!("{}", machine.close());
 }
 
