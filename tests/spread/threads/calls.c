@@ -136,6 +136,30 @@ static void through_private_mapping(void) {
     }
 }
 
+/* Whoever walks through the memory before a file's mapping touches nothing of the mapping. */
+enum { WALKED = 128, MAPPED = 64 };
+
+static void *walk_up_to(void *unused) {
+    for (size_t page = 0; page < WALKED; page++) buffer[page * PAGE] = (char)page;
+    return unused;
+}
+
+static void before_a_mapping(void) {
+    char data[PAGE];
+    file = scratch(0);
+    for (int page = 0; page < MAPPED; page++) {
+        memset(data, page + 1, sizeof data);
+        IS(write(file, data, sizeof data), sizeof data);
+    }
+    buffer = mmap(NULL, (WALKED + MAPPED) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(buffer != MAP_FAILED);
+    char *mapped = buffer + WALKED * PAGE;
+    CHECK(mmap(mapped, MAPPED * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0) == mapped);
+    joined(worker(walk_up_to, NULL));
+    for (size_t page = 0; page < MAPPED; page++) IS(mapped[page * PAGE], (char)(page + 1));
+    for (size_t page = 0; page < WALKED; page++) IS(buffer[page * PAGE], (char)page);
+}
+
 static int sockets[2];
 
 static void *talk(void *number) {
@@ -238,6 +262,7 @@ const Case call_cases[] = {
     {"files", through_files},
     {"shared-mapping", through_shared_mapping},
     {"private-mapping", through_private_mapping},
+    {"before-mapping", before_a_mapping},
     {"sockets", through_sockets},
     {"epoll", through_epoll},
     {"bad-pointers", bad_pointers},
