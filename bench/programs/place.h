@@ -1,4 +1,4 @@
-/* What the programs of bench/spread.py share: time, and going to a CPU (in spread mode: to the host that has it). */
+/* What the programs of bench/spread_costs.py share: time, and going to a CPU (in spread mode: to the host that has it). */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_orders_are_passed_on_once_a_heartbeat(tmp_path: Path, capsys: pytest.Ca
     assert spread.due_in_s() == float("inf")
     (decision,) = spread.figures().decisions
     assert (decision.tid, decision.source, decision.target, decision.why) == (10, "a", "b", "so")
-    assert capsys.readouterr().err == "megalith: 0.0 s: thread 10 (w) a → b: so\n"
+    assert re.fullmatch(r"megalith: \d\.\d s: thread 10 \(w\) a → b: so\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("policy", [Given(Move(9, 10, 2, "")), Given(7)])  # type: ignore[arg-type]

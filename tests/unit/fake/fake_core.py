@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class _Machine:
         self.wish = wish
         self.members: list[str] = []
         self.held = 0
+        self.known: int | None = None
         self.ran_s: float | None = None
         self.threads: dict[int, dict[str, Any]] = {}
 
@@ -102,6 +104,7 @@ class _Machine:
         try:
             while True:
                 now_s = time.monotonic()
+                self.client()
                 if self.members and now_s - last_s >= heartbeat_s:
                     last_s = now_s
                     self.held = min(self.budget, self.held + (1 << 20))
@@ -202,15 +205,16 @@ class _Machine:
         return False
 
     def client(self) -> int | None:
-        try:
-            return int(self.pid.read_text())
-        except (OSError, ValueError):
-            return None
+        # Kept: the agents of a run that was killed clean up after it, and one may be faster than the other.
+        with suppress(OSError, ValueError):
+            self.known = int(self.pid.read_text())
+        return self.known
 
     def kill_client(self) -> None:
         pid = self.client()
         if pid is not None:
-            self.pid.unlink()
+            self.pid.unlink(missing_ok=True)
+            self.known = None
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

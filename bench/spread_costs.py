@@ -1,4 +1,4 @@
-"""What it costs to run threads on two hosts: `python bench/spread.py [--quick]` prints a table, then JSON.
+"""What it costs to run threads on two hosts: `python bench/spread_costs.py [--quick]` prints a table, then JSON.
 
 (a) a move of a thread, with a look at where it is; (b) a system call, at home and away; (c) a mutex that two threads
 take in turn; (d) words that two threads count in, in one page and in two. Each natively, with the threads at home, and
