@@ -351,25 +351,44 @@ fn a_thread_that_waits_for_a_page_is_not_lost() {
 }
 
 #[test]
-fn files_pages_are_announced_and_withdrawn() {
-    let Some(host) = host_with(code!("mov rax, [rdi]", "mov rax, [rdi + 8192]", "int3")) else { return };
-    host.map(DATA, 16 * PAGE, READ_WRITE, AreaKind::FileCopy);
+fn the_agent_is_told_what_pages_are_before_they_are_touched() {
+    let Some(host) = host_with(code!("mov rax, [rdi]", "mov rax, [rdi + 8192]", "mov rax, [rsi]", "int3"))
+    else {
+        return;
+    };
+    let file = DATA + 64 * PAGE;
+    host.map(DATA, 16 * PAGE, READ_WRITE, AreaKind::Space);
+    host.map(file, 16 * PAGE, READ_WRITE, AreaKind::FileCopy);
     let thread = host.thread();
-    thread.ship(&thread_at_code(), &[]);
+    let mut shipment = thread_at_code();
+    shipment.context.registers.rsi = file;
+    thread.ship(&shipment, &[]);
     let home = thread.home(Reason::Fault);
-    assert_eq!(*host.told.lock().unwrap(), [(Op::BackFromHome as u64, DATA, 16 * PAGE)]);
+    let (asks, zeros) = (Op::BackFromHome as u64, Op::Unback as u64);
+    let mut told = vec![
+        // Nothing is known of a page until it is mapped.
+        (asks, 0, client::SPACE_END),
+        (zeros, CODE, PAGE),
+        (zeros, DATA, 16 * PAGE),
+        (asks, file, 16 * PAGE),
+    ];
+    assert_eq!(*host.told.lock().unwrap(), told);
     host.layout.lock().unwrap().version = 1;
     host.say(Kind::Forget, &Forget { version: 1, start: DATA + 2 * PAGE, end: DATA + 3 * PAGE });
     assert_eq!(host.hear().0, Kind::Done as u32);
-    let withdrawn = (Op::Unback as u64, DATA + 2 * PAGE, PAGE);
-    assert_eq!(host.told.lock().unwrap()[1..], [withdrawn]);
+    told.push((asks, DATA + 2 * PAGE, PAGE));
+    assert_eq!(*host.told.lock().unwrap(), told);
     // Only what is missing is mapped anew.
     let mut again = home.shipment;
     again.context.registers.rip = CODE;
     thread.ship(&again, &home.saved);
     thread.home(Reason::Fault);
-    let announced = (Op::BackFromHome as u64, DATA + 2 * PAGE, PAGE);
-    assert_eq!(host.told.lock().unwrap()[2..], [announced]);
+    told.push((zeros, DATA + 2 * PAGE, PAGE));
+    assert_eq!(*host.told.lock().unwrap(), told);
+    // Where nothing was mapped nothing is said.
+    host.say(Kind::Forget, &Forget { version: 2, start: DATA + 32 * PAGE, end: DATA + 48 * PAGE });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+    assert_eq!(*host.told.lock().unwrap(), told);
 }
 
 #[test]

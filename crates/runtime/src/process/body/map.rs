@@ -2,6 +2,9 @@
 //!
 //! Invariants: what the layout says is mapped so, from the memfd at its own address, and registered with the userfaultfd;
 //! it was true at home, and no [`Forget`] has come for it since. Every change, and every word with the agent, under [`MAP`].
+//!
+//! The agent brings pages ahead of need, also such as lie behind what is mapped here. What those read at first only home
+//! knows: so the agent asks home for every page of which it has not been told here that it starts as zeros.
 
 use client::Op;
 use megalith_runtime::errno::Errno;
@@ -83,7 +86,9 @@ pub fn open() -> Result<(), Errno> {
     // SAFETY: fresh memory of that size; zeros are an Area (Kind 0, false).
     let storage = unsafe { core::slice::from_raw_parts_mut(storage.start as *mut layout::Area, AREAS_MAX) };
     let changes = [const { Change { version: 0, span: Span { start: 0, end: 0 } } }; CHANGES_MAX];
-    *MAP.take() = Some(Map { layout: Layout::new(storage), changes, count: 0 });
+    let mut map = MAP.take();
+    *map = Some(Map { layout: Layout::new(storage), changes, count: 0 });
+    tell(Op::BackFromHome, ALL);
     Ok(())
 }
 
@@ -173,9 +178,7 @@ impl Map {
         // SAFETY: program memory, below SPACE_END: nothing of Rust's lives there.
         unsafe { sys::map_at(span, Prot::NONE, MAP_SHARED, own::MEMFD, span.start)? };
         Backing::Agent.register(span)?;
-        if area.kind == Kind::FileCopy {
-            tell(Op::BackFromHome, span);
-        }
+        tell(if area.kind == Kind::FileCopy { Op::BackFromHome } else { Op::Unback }, span);
         self.layout.room_to_change()?;
         self.layout.insert(layout::Area { prot: Prot::NONE, ..area });
         Ok(())
@@ -192,8 +195,8 @@ impl Map {
         if let Err(errno) = safe_call!(nr::IOCTL, own::UFFD, UFFDIO_WAKE, range.as_mut_ptr()) {
             fatal(&[b"waiters cannot be woken: ", errno.name().as_bytes()]);
         }
-        for piece in self.layout.pieces(span).filter(|piece| piece.kind == Kind::FileCopy) {
-            tell(Op::Unback, piece.span);
+        if !self.layout.is_free(span) {
+            tell(Op::BackFromHome, span);
         }
         if self.layout.room_to_change().is_err() && span != ALL {
             return self.forget(ALL);
@@ -205,6 +208,6 @@ impl Map {
 fn tell(op: Op, span: Span) {
     let (reply, _) = agent::ask(op, [span.start, span.bytes(), 0, 0], None);
     if let Err(errno) = Errno::check(reply.status) {
-        fatal(&[b"the agent does not take to a file's pages: ", errno.name().as_bytes()]);
+        fatal(&[b"the agent does not take what pages are: ", errno.name().as_bytes()]);
     }
 }
