@@ -37,6 +37,8 @@ pub fn ensure() {
     if let Err(errno) = made {
         say::fatal(&[b"the steward cannot start: ", errno.name().as_bytes()]);
     }
+    // The program's first thread, which makes its second.
+    placed(sys::tid(), Place::HOME, Why::Started as u64);
 }
 
 fn connect() -> Result<(), Errno> {

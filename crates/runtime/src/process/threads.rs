@@ -204,6 +204,10 @@ fn finish(child: Unborn, flags: u64, start: impl FnOnce(u64, u64) -> i64) -> Res
     if let (Some(list), Ok(tid)) = (&mut live, started) {
         // SAFETY: the child's block, which it gives up only after it has taken the list.
         unsafe { list.add(child, tid as u32) };
+        // SAFETY: as above. One that starts elsewhere says so itself.
+        if unsafe { (*child).travel.wish() } == HOME {
+            steward::placed(tid as u32, Place::HOME, Why::Started as u64);
+        }
     }
     drop(live);
     let ended = flags & flag::VFORK != 0;
