@@ -65,7 +65,7 @@ class Options:
     hosts: int | Path
     memory_per_host: str | int | None = None
     home: str | None = None
-    threads: Threads = "auto"
+    threads: Threads = "expand"
     threads_on: Sequence[str] = ()
     policy: Policy | None = None
     explain: bool = False
@@ -84,7 +84,7 @@ def run(
     hosts: int | str | Path = 1,
     memory_per_host: str | int | None = None,
     home: str | None = None,
-    threads: Threads = "auto",
+    threads: Threads = "expand",
     threads_on: Sequence[str] = (),
     policy: Policy | None = None,
     heartbeat_s: float = HEARTBEAT_S,
