@@ -22,4 +22,4 @@ def test_same_verdicts(machine: Machine, mark: str, interface: str) -> None:
     results = list(posix_suite.compare(ROOT, interface, machine, mark))
     differences = [result for result in results if result]
     print("\n".join(map(str, differences)))
-    assert [str(one) for one in differences if one.refused is None] == []
+    assert [str(one) for one in differences if one.reason is None] == []
