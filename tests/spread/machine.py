@@ -71,11 +71,14 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: Path | None = None,
     timeout: float = 120,
+    before: Sequence[str] = (),
 ) -> Ended:
     """Runs a program to its end in `directory`. One that does not end in time is killed: TimeoutError."""
     report = directory.with_name(directory.name + ".report.json")
     report.unlink(missing_ok=True)
-    process = start(machine, argv, directory=directory, mark=mark, memory=memory, env=env, stdin=stdin, report=report)
+    process = start(
+        machine, argv, directory=directory, mark=mark, memory=memory, env=env, stdin=stdin, report=report, before=before
+    )
     begin = time.monotonic()
     outcome = cli.finish(process, begin=begin, timeout=timeout)
     code = outcome.returncode if outcome.returncode >= 0 else 128 - outcome.returncode
@@ -92,12 +95,13 @@ def start(
     report: Path,
     env: Mapping[str, str] | None = None,
     stdin: Path | None = None,
+    before: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Starts a program whose output goes to pipes."""
+    """Starts a program whose output goes to pipes. `before` are words before everything, such as `unshare`'s."""
     source: IO[bytes] | int = stdin.open("rb") if stdin else subprocess.DEVNULL
     try:
         return subprocess.Popen(
-            [*machine.words(memory, report), *argv],
+            [*before, *machine.words(memory, report), *argv],
             cwd=directory,
             env=processes.environment(mark, **{"LC_ALL": "C", **(env or {})}),
             stdin=source,
