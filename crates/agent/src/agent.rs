@@ -129,6 +129,7 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
     if config.budget < BUDGET_BYTES_MIN {
         return Err(AgentError::Budget(config.budget));
     }
+    crate::priority::raise();
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| AgentError::Path { path, source }

@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use crate::clients::Connection;
+use crate::priority;
 
 /// A body process that takes no channel at its door within this time does not get it.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -148,8 +149,9 @@ impl Bodies {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit());
         let agent = std::process::id();
+        let priority = priority::programs();
         // SAFETY: between fork and exec: system calls alone, no memory is asked for, no lock taken.
-        unsafe { command.pre_exec(move || settle_in(&image, &door, agent)) };
+        unsafe { command.pre_exec(move || settle_in(&image, &door, agent, priority)) };
         command
     }
 
@@ -234,10 +236,11 @@ fn image(runtime: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Makes the new process what a body process is, before it is executed.
-fn settle_in(image: &OwnedFd, door: &OwnedFd, agent: u32) -> io::Result<()> {
+fn settle_in(image: &OwnedFd, door: &OwnedFd, agent: u32, nice: i32) -> io::Result<()> {
     let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
     let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     debug_assert!(image.as_raw_fd() > env::DOOR);
+    priority::lower(nice);
     // SAFETY: plain system calls; `files` is what the calls take, and lives on.
     unsafe {
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;

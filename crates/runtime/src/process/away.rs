@@ -22,7 +22,7 @@ use crate::pass::pass;
 use crate::sys::{self, Fd, safe_call};
 use crate::trap::{self, Outcome};
 use crate::travel::{HOME, Place};
-use crate::{hosts, own, say, signals, space, spread, steward, threads};
+use crate::{hosts, own, say, signals, space, spare, spread, steward, threads};
 
 const SET_GS: u64 = 0x1001;
 const SET_FS: u64 = 0x1002;
@@ -52,9 +52,9 @@ enum Next {
 
 /// Takes the thread where it is to be, if it may leave; returns when it is to go on at home, with the `context` to enter.
 pub fn go(block: &mut Block, context: &mut Context) {
-    while let Some(host) = destination(block, context.mask) {
+    while let Some(host) = destination(block) {
         if awaited(context.mask) != SigSet::EMPTY {
-            // They interrupt the thread here, when this is over.
+            // What the call has sent or let in comes first: it interrupts the thread here, when this is over.
             return;
         }
         match travel(block, context, host) {
@@ -70,22 +70,15 @@ fn awaited(mask: SigSet) -> SigSet {
 }
 
 /// Where the thread is to be instead of here: the policy.
-fn destination(block: &Block, mask: SigSet) -> Option<u32> {
+fn destination(block: &Block) -> Option<u32> {
     let host = block.travel.wish();
     let leaves = host != HOME
         && block.travel.may_leave
         && spread::space().is_some()
         && threads::are_many()
         && !block.travel.stays(now)
-        && !hosts::is_refused(host)
-        // A signal that the call has sent or let in comes first.
-        && waiting(mask) == SigSet::EMPTY;
+        && !hosts::is_refused(host);
     leaves.then_some(host)
-}
-
-/// Signals that come as soon as the program's `mask` is in force.
-fn waiting(mask: SigSet) -> SigSet {
-    sys::pending().minus(mask.union(own_signals()))
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds.
@@ -117,7 +110,8 @@ fn travel(block: &mut Block, context: &mut Context, host: u32) -> Next {
 
 fn channel_to(block: &mut Block, host: u32) -> Option<Fd> {
     if block.travel.channels[host as usize] < 0 {
-        block.travel.channels[host as usize] = hosts::thread_channel(host)?;
+        let channel = spare::take(host).or_else(|| hosts::thread_channel(host))?;
+        block.travel.channels[host as usize] = channel;
     }
     Some(block.travel.channels[host as usize])
 }
@@ -126,10 +120,11 @@ fn close_one(block: &mut Block, host: u32) {
     own::close_channel(core::mem::replace(&mut block.travel.channels[host as usize], -1));
 }
 
-/// The thread ends, here: so do its channels.
+/// The thread ends, here: its channels are the next one's.
 pub fn close(block: &mut Block) {
-    for channel in block.travel.channels.iter_mut().filter(|channel| **channel >= 0) {
-        own::close_channel(core::mem::replace(channel, -1));
+    for (host, channel) in block.travel.channels.iter_mut().enumerate().filter(|(_, channel)| **channel >= 0)
+    {
+        spare::give(host, core::mem::replace(channel, -1));
     }
 }
 

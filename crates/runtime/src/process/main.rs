@@ -34,6 +34,7 @@ mod pass;
 mod say;
 mod signals;
 mod space;
+mod spare;
 mod spread;
 mod start;
 mod steward;

@@ -283,13 +283,16 @@ pub fn set_tid_address(block: &mut Block, address: u64) -> u64 {
 
 /// exit(2), of one thread.
 pub fn exit(block: &mut Block, code: u64) -> ! {
+    if block.travel.may_leave {
+        // Before anybody hears of the end, and makes the next thread.
+        away::close(block);
+    }
     release_robust_list();
     let address = block.clear_tid;
     if address != 0 && user::write(address, &0u32).is_ok() {
         wake(address);
     }
     if block.travel.may_leave {
-        away::close(block);
         steward::placed(sys::tid(), Place::HOME, Why::Ended as u64);
         if let Left::Nobody(code) = live::remove(block, code)
             && steward::runs()
