@@ -36,6 +36,7 @@ CONFINED = (
 FORKS = re.compile(r"\bfork\s*\(")
 KNOWN = {
     "pthread_create/1-6": "a thread of real-time priority waits for its pages; one of lower priority runs meanwhile",
+    "sigwait/6-1": "its threads count with a plain n++ and wait for the count for ever; with an atomic one it passes",
     "pthread_sigmask/7-1": "SIGSYS cannot be blocked (docs/limits.md)",
 }
 """Cases whose verdict differs for a reason that is inherent; those that need a refused call are not listed."""
