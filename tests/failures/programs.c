@@ -5,6 +5,7 @@
  *   hoard MIB           allocates and fills 64 KiB pieces, which do not compress, until it has MIB: "done".
  *   malloc MIB          asks for MIB in one piece, untouched: "null" or "given".
  *   threads MIB N       like churn, once through, by N threads over their own parts; prints a checksum.
+ *   fight N             N threads add to one word for ever, a lock's and an atomic; "ready" when all have begun.
  *   nap                 says "ready" and sleeps.
  *   signal N            ends by raising signal N.
  *   cat                 copies its input to its output through a buffer of its own.
@@ -125,6 +126,27 @@ static int nap(void) {
     return 0;
 }
 
+static pthread_mutex_t ring = PTHREAD_MUTEX_INITIALIZER;
+static volatile uint64_t blows;
+static uint64_t begun;
+
+static void *fighter(void *nothing) {
+    for (int first = 1;; first = 0) {
+        pthread_mutex_lock(&ring);
+        blows++;
+        pthread_mutex_unlock(&ring);
+        if (first) __atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
+    }
+    return nothing;
+}
+
+static int fight(int count) {
+    pthread_t id;
+    for (int n = 0; n < count; n++) pthread_create(&id, NULL, fighter, NULL);
+    while (__atomic_load_n(&begun, __ATOMIC_SEQ_CST) < (uint64_t)count) usleep(1000);
+    return nap();
+}
+
 static int cat(void) {
     static char buffer[100003];
     ssize_t got;
@@ -148,6 +170,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "hoard") && argc == 3) return hoard(atol(argv[2]));
     if (!strcmp(what, "malloc") && argc == 3) return ask(atol(argv[2]));
     if (!strcmp(what, "threads") && argc == 4) return threads(atol(argv[2]), atoi(argv[3]));
+    if (!strcmp(what, "fight") && argc == 3) return fight(atoi(argv[2]));
     if (!strcmp(what, "nap")) return nap();
     if (!strcmp(what, "signal") && argc == 3) return raise(atoi(argv[2]));
     if (!strcmp(what, "cat")) return cat();

@@ -37,13 +37,13 @@ def check(machine: Machine, mark: str, directory: Path, *words: str, timeout: fl
 @each_layout
 @each_variant
 @each_test
-@on(NATIVE, TWO, THREE)
+@on(NATIVE, THREE)
 def test_few(machine: Machine, mark: str, directory: Path, litmus: str, test: str, variant: str, layout: str) -> None:
     print(check(machine, mark, directory, litmus, test, variant, layout, "16384"))
 
 
 @each_test
-@on(NATIVE, TWO, THREE)
+@on(NATIVE, TWO)
 def test_one_instance_a_round(machine: Machine, mark: str, directory: Path, litmus: str, test: str) -> None:
     print(check(machine, mark, directory, litmus, "-1", test, "plain", "apart", "500"))
 

@@ -20,6 +20,8 @@ use crate::{agent, away, hosts, live, own, say, signals, spread, start};
 /// In an order's `si_value`: the runtime's mark.
 const MARK: u64 = 0x4d65_6761_6c69_7468;
 const MSG_NOSIGNAL: u64 = 0x4000;
+/// How long the process lives on without its agent.
+const LOST_AFTER_S: u64 = 10;
 
 static RUNS: AtomicBool = AtomicBool::new(false);
 
@@ -106,6 +108,9 @@ unsafe extern "C" fn serve() -> ! {
     loop {
         let mut request = Request { op: 0, args: [0; 4] };
         if receive((&raw mut request).cast(), size_of::<Request>()).is_err() {
+            // `megalith run` hears of it too, tells the user and ends the program; else the program ends itself.
+            let time = [LOST_AFTER_S, 0u64];
+            let _ = safe_call!(nr::NANOSLEEP, time.as_ptr(), 0);
             say::fatal(&[b"the agent of this host is gone"]);
         }
         // SAFETY: the kernel has written it.
