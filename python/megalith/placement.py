@@ -66,7 +66,7 @@ def arrange(
         raise HostsFileError(f"threads_on is for threads='spread', not {threads!r}")
     home = hosts[HOME].name
     if threads == "expand":
-        return _at_home("expand", f"threads stay on {home}, as asked")
+        return _at_home("expand", f"threads stay on {home} (--expand)")
     if threads == "auto" and (len(hosts) == 1 or one_computer):
         what = "the machine is this computer alone" if one_computer else "the machine is one host"
         return _at_home("auto", f"threads stay on {home}: {what}")
