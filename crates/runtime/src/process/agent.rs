@@ -6,7 +6,7 @@ use megalith_runtime::layout::Span;
 use megalith_runtime::{SPACE_END, nr};
 
 use crate::sys::{self, Fd, safe_call};
-use crate::{own, say};
+use crate::{message, own, say};
 
 /// Who holds the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,6 @@ const USERFAULTFD_IOC_NEW: u64 = 0xaa00;
 /// MISSING, WP and MINOR.
 const REGISTER_MODES: u64 = 7;
 const CLOEXEC_NONBLOCK: u64 = 0o2004000;
-const MSG_NOSIGNAL: u64 = 0x4000;
-const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 const PUNCH_HOLE_KEEP_SIZE: u64 = 3;
 
 /// Opens a space of this process alone; returns the bytes that the machine has.
@@ -104,27 +102,6 @@ pub fn connect(path: &[u8]) -> Result<Fd, Errno> {
     Ok(socket)
 }
 
-#[repr(C)]
-struct Message {
-    name: u64,
-    name_bytes: u64,
-    vectors: u64,
-    vector_count: u64,
-    control: u64,
-    control_bytes: u64,
-    flags: u64,
-}
-
-/// struct cmsghdr with one descriptor: length 20, SOL_SOCKET, SCM_RIGHTS.
-#[repr(C, align(8))]
-struct Control {
-    bytes: u64,
-    level: i32,
-    kind: i32,
-    fd: Fd,
-    padding: i32,
-}
-
 fn lost() -> ! {
     say::fatal(&[b"the agent of this host is gone"])
 }
@@ -132,37 +109,11 @@ fn lost() -> ! {
 /// Asks the agent; ends the process if the agent is gone. The lock that guards the connection must be held: the
 /// space's, and in a body process that of its map.
 pub fn ask(op: Op, args: [u64; 4], fd: Option<Fd>) -> (Reply, Option<Fd>) {
-    let request = Request { op: op as u64, args };
-    let vector = [&raw const request as u64, size_of::<Request>() as u64];
-    let mut control = Control { bytes: 20, level: 1, kind: 1, fd: fd.unwrap_or(-1), padding: 0 };
-    let mut message = Message {
-        name: 0,
-        name_bytes: 0,
-        vectors: vector.as_ptr() as u64,
-        vector_count: 1,
-        control: if fd.is_some() { &raw mut control as u64 } else { 0 },
-        control_bytes: if fd.is_some() { size_of::<Control>() as u64 } else { 0 },
-        flags: 0,
-    };
-    if safe_call!(nr::SENDMSG, own::SOCKET, &raw const message, MSG_NOSIGNAL).is_err() {
+    if !message::send(own::SOCKET, &Request { op: op as u64, args }, fd) {
         lost();
     }
-    let mut reply = Reply { status: 0, values: [0; 4] };
-    let vector = [&raw mut reply as u64, size_of::<Reply>() as u64];
-    control = Control { bytes: 0, level: 0, kind: 0, fd: -1, padding: 0 };
-    message.vectors = vector.as_ptr() as u64;
-    message.control = &raw mut control as u64;
-    message.control_bytes = size_of::<Control>() as u64;
     // Ends with the agent: its death closes the socket, and a lost host kills the clients.
-    match safe_call!(nr::RECVMSG, own::SOCKET, &raw mut message, MSG_CMSG_CLOEXEC) {
-        Ok(bytes) if bytes == size_of::<Reply>() as u64 => {}
-        _ => lost(),
-    }
-    // SAFETY: the kernel may have written it behind the compiler's back.
-    let (reply, control) =
-        unsafe { ((&raw const reply).read_volatile(), (&raw const control).read_volatile()) };
-    let fd = (message.control_bytes >= 20 && control.level == 1 && control.kind == 1).then_some(control.fd);
-    (reply, fd)
+    message::receive(own::SOCKET, Reply { status: 0, values: [0; 4] }).unwrap_or_else(|| lost())
 }
 
 impl Backing {

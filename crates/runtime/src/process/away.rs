@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use client::Why;
 use megalith_runtime::errno::EINTR;
-use megalith_runtime::frame::{Context, FXSAVE_BYTES, SigInfo, XSAVE_BYTES_MAX, saved_bytes};
+use megalith_runtime::frame::{Context, SigInfo, XSAVE_BYTES_MAX};
 use megalith_runtime::nr;
 use megalith_runtime::ship::{Area, Call, Clocks, Head, Kind, Query, Reason, Returned, Shipment, Started};
 use megalith_runtime::sigset::{SigSet, own_signals};
@@ -18,16 +18,12 @@ use megalith_runtime::{PAGE, ship};
 use crate::block::Block;
 use crate::body::channel::{self, Ended, Part};
 use crate::body::clocks;
+use crate::packing::{SET_FS, SET_GS, saved, shipment};
 use crate::pass::pass;
 use crate::sys::{self, Fd, safe_call};
 use crate::trap::{self, Outcome};
 use crate::travel::{HOME, Place};
 use crate::{hosts, own, say, signals, space, spare, spread, steward, threads};
-
-const SET_GS: u64 = 0x1001;
-const SET_FS: u64 = 0x1002;
-const GET_FS: u64 = 0x1003;
-const GET_GS: u64 = 0x1004;
 
 /// What comes home: the XSAVE area lies where rt_sigreturn(2) can use it.
 #[repr(C, align(64))]
@@ -139,35 +135,11 @@ fn parcel(block: &mut Block) -> *mut Parcel {
     room.start as *mut Parcel
 }
 
-fn base(code: u64) -> u64 {
-    let mut base = 0u64;
-    // Cannot fail: a valid pointer.
-    let _ = safe_call!(nr::ARCH_PRCTL, code, &raw mut base);
-    // SAFETY: the kernel has written it behind the compiler's back.
-    unsafe { (&raw const base).read_volatile() }
-}
-
 /// Sends the thread through its channel; the head of what the body answers, or `None` if there is no body.
 fn ship(context: &Context, socket: Fd) -> Option<Head> {
-    let fpstate = context.registers.fpstate;
-    let saved = if fpstate == 0 {
-        &[][..]
-    } else {
-        // SAFETY: the kernel wrote it, here or where the thread came from, with its length in the legacy area.
-        unsafe {
-            let legacy = &*(fpstate as *const [u8; FXSAVE_BYTES]);
-            core::slice::from_raw_parts(fpstate as *const u8, saved_bytes(legacy))
-        }
-    };
-    let shipment = Shipment {
-        context: *context,
-        fs: base(GET_FS),
-        gs: base(GET_GS),
-        saved_bytes: saved.len() as u64,
-        reason: 0,
-        worked: 0,
-        info: SigInfo::NONE,
-    };
+    // SAFETY: the kernel wrote it, here or where the thread came from.
+    let saved = unsafe { saved(context) };
+    let shipment = shipment(context, saved, 0, 0, &SigInfo::NONE);
     channel::send(socket, Kind::Ship, [Part::of(&shipment), Part::bytes(saved)]).ok()?;
     let mut head = Head { kind: 0, bytes: 0 };
     hosts::receive(socket, (&raw mut head).cast(), size_of::<Head>()).ok()?;

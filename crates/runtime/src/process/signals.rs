@@ -9,13 +9,14 @@ use core::arch::{asm, naked_asm};
 
 use megalith_runtime::errno::{EFAULT, EINVAL, ENOMEM, EPERM, Errno};
 use megalith_runtime::frame::{
-    Action, AltStack, CLEARED_FLAGS, Context, FXSAVE_BYTES, Frame, MINSIGSTKSZ, Position, SIG_DFL, SIG_IGN,
-    SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SigInfo, sa, saved_bytes,
+    Action, AltStack, CLEARED_FLAGS, Context, Frame, MINSIGSTKSZ, Position, SIG_DFL, SIG_IGN, SS_AUTODISARM,
+    SS_DISABLE, SS_ONSTACK, SigInfo, sa,
 };
 use megalith_runtime::nr;
 use megalith_runtime::sigset::{SigSet, own_signals, signal};
 
 use crate::block::Block;
+use crate::packing::saved;
 use crate::pass;
 use crate::sys::{self, safe_call};
 use crate::{say, user};
@@ -265,15 +266,8 @@ pub fn deliver(block: &mut Block, number: i32, info: &SigInfo, context: &mut Con
         _ => {}
     }
     let fpstate = context.registers.fpstate;
-    let saved = if fpstate == 0 {
-        &[][..]
-    } else {
-        // SAFETY: the kernel wrote it on the block's stack, with its length in the legacy area.
-        unsafe {
-            let legacy = &*(fpstate as *const [u8; FXSAVE_BYTES]);
-            core::slice::from_raw_parts(fpstate as *const u8, saved_bytes(legacy))
-        }
-    };
+    // SAFETY: the kernel wrote it on the block's stack, or it lies where the thread came home.
+    let saved = unsafe { saved(context) };
     let on_stack = action.flags & sa::ONSTACK != 0;
     let rsp = context.registers.rsp;
     let position = Position::for_handler(rsp, on_stack, &block.alternate, saved.len());

@@ -3,7 +3,6 @@
 //! It is made before the program's second thread, because a program of one thread does not move. All signals stay blocked in it,
 //! and it has no kernel thread that the program made; so the process ends without it when the program's last thread does.
 
-use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use client::{Op, Reply, Request, VERSION, Why};
@@ -13,6 +12,7 @@ use megalith_runtime::nr;
 use megalith_runtime::sigset::signal;
 
 use crate::block::{self, Block};
+use crate::spawn::spawn;
 use crate::sys::{self, safe_call};
 use crate::travel::{HOME, Place};
 use crate::{agent, away, hosts, live, own, say, signals, spread, start};
@@ -73,33 +73,9 @@ fn receive(to: *mut u8, bytes: usize) -> Result<(), Errno> {
 }
 
 fn make() -> Result<(), Errno> {
-    // VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, CHILD_CLEARTID, CHILD_SETTID.
-    const FLAGS: u64 = 0x125_0f00;
     let block = block::take()?;
     // SAFETY: freshly taken: ours alone until the thread starts, and its stack from there on.
-    let (stack, tid) = unsafe { ((*block).stack().end & !63, (*block).kernel_tid.as_ptr() as u64) };
-    // SAFETY: the stack and the word are the new block's.
-    Errno::check(unsafe { spawn(FLAGS, stack, tid) }).map(|_| ())
-}
-
-/// clone(2); the new thread goes to [`serve`] on its own stack.
-#[unsafe(naked)]
-unsafe extern "C" fn spawn(flags: u64, stack: u64, tid: u64) -> i64 {
-    naked_asm!(
-        "mov r10, rdx",
-        "xor edx, edx",
-        "xor r8d, r8d",
-        "mov eax, 56",
-        "syscall",
-        "test rax, rax",
-        "jz 2f",
-        "ret",
-        "2:",
-        "xor ebp, ebp",
-        "call {serve}",
-        "ud2",
-        serve = sym serve,
-    )
+    unsafe { spawn(block, (*block).stack().end & !63, serve) }
 }
 
 unsafe extern "C" fn serve() -> ! {

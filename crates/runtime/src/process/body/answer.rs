@@ -11,7 +11,8 @@ use crate::body::fatal;
 use crate::body::faults::{self, Reached};
 use crate::body::map::Access;
 use crate::body::seat::Seat;
-use crate::body::thread::{self, GET_FS, GET_GS, SET_FS, SET_GS};
+use crate::body::thread;
+use crate::packing::{self, GET_FS, GET_GS, SET_FS, SET_GS};
 use crate::sys::{self, safe_call};
 use crate::user;
 
@@ -96,7 +97,7 @@ fn here(seat: &mut Seat, number: u32, context: &Context) -> Answer {
         }
         (nr::ARCH_PRCTL, GET_FS | GET_GS) => {
             // At home there are other bases: the deputy cannot be asked.
-            match give(seat, operand, [thread::base(code)]) {
+            match give(seat, operand, [packing::base(code)]) {
                 Answer::Ask => Answer::GoHome,
                 other => other,
             }

@@ -8,12 +8,10 @@ use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall};
 
 use crate::body::channel::{self, Ended, HEAD_BYTES, Part};
 use crate::body::{DOOR, SPACE_CHANNEL, check, clocks, cpu, fatal, map, thread};
-use crate::own;
-use crate::say;
 use crate::sys::{self, Fd, safe_call};
+use crate::{message, own, say};
 
 const POLLIN: u16 = 1;
-const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 /// Room for what home has said since the last look.
 const SAID_BYTES: usize = 4096;
 
@@ -50,7 +48,8 @@ pub fn keep(space: u64) -> ! {
 
 /// Takes one channel in; whether it is the space's.
 fn let_in(open: bool) -> bool {
-    let Some((request, socket)) = receive() else { sys::exit(0) };
+    let empty = Request { op: 0, args: [0; 4] };
+    let Some((request, socket)) = message::receive(DOOR, empty) else { sys::exit(0) };
     let Some(socket) = socket.filter(|_| request.op == Op::Channel as u64) else {
         fatal(&[b"the agent passes something else than a channel"])
     };
@@ -68,58 +67,6 @@ fn let_in(open: bool) -> bool {
         sys::close(socket);
     }
     false
-}
-
-#[repr(C)]
-struct Message {
-    name: u64,
-    name_bytes: u64,
-    vectors: u64,
-    vector_count: u64,
-    control: u64,
-    control_bytes: u64,
-    flags: u64,
-}
-
-/// struct cmsghdr with one descriptor.
-#[repr(C, align(8))]
-struct Control {
-    bytes: u64,
-    level: i32,
-    kind: i32,
-    fd: Fd,
-    padding: i32,
-}
-
-/// One request from the door, with its descriptor; `None` when the agent has closed it.
-fn receive() -> Option<(Request, Option<Fd>)> {
-    let mut request = Request { op: 0, args: [0; 4] };
-    let vector = [&raw mut request as u64, size_of::<Request>() as u64];
-    let mut control = Control { bytes: 0, level: 0, kind: 0, fd: -1, padding: 0 };
-    let mut message = Message {
-        name: 0,
-        name_bytes: 0,
-        vectors: vector.as_ptr() as u64,
-        vector_count: 1,
-        control: &raw mut control as u64,
-        control_bytes: size_of::<Control>() as u64,
-        flags: 0,
-    };
-    match safe_call!(nr::RECVMSG, DOOR, &raw mut message, MSG_CMSG_CLOEXEC) {
-        Ok(bytes) if bytes == size_of::<Request>() as u64 => {}
-        _ => return None,
-    }
-    // SAFETY: the kernel may have written it behind the compiler's back.
-    let (request, control, message) = unsafe {
-        (
-            (&raw const request).read_volatile(),
-            (&raw const control).read_volatile(),
-            (&raw const message).read_volatile(),
-        )
-    };
-    // SOL_SOCKET, SCM_RIGHTS.
-    let passed = message.control_bytes >= 20 && control.level == 1 && control.kind == 1;
-    Some((request, passed.then_some(control.fd)))
 }
 
 /// What home has said and was not yet answered.

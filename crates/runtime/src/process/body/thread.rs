@@ -4,7 +4,7 @@
 //! the next … → home closes the channel → ends. Between shipments and during calls it is in here, with all signals
 //! blocked; it leaves by `rt_sigreturn` into the program's context, and comes back by a signal of [`ADMITTED`].
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,7 +18,9 @@ use crate::block;
 use crate::body::channel::{Ended, Part};
 use crate::body::seat::Seat;
 use crate::body::{answer, clocks, fatal, faults};
+use crate::packing::{SET_FS, SET_GS, saved, shipment};
 use crate::signals::{enter, in_runtime, restore};
+use crate::spawn::spawn;
 use crate::sys::{self, Fd, safe_call};
 
 /// Bus error.
@@ -77,46 +79,15 @@ fn handle(number: i32, handler: Handler) -> Result<(), Errno> {
 
 /// A new body for the thread at the other end of `socket`.
 pub fn make(socket: Fd) -> Result<(), Errno> {
-    // VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, CHILD_CLEARTID, CHILD_SETTID.
-    const FLAGS: u64 = 0x125_0f00;
     let taken = block::take()?;
     let seat = Seat::of(taken);
-    // SAFETY: freshly taken: ours alone until the thread starts. The large areas are written before they are read.
-    let tid = unsafe {
+    // SAFETY: freshly taken: ours alone until the thread starts. The large areas are written before they are read; the stack
+    // lies below the seat.
+    unsafe {
         (&raw mut (*seat).block).write(taken);
         (&raw mut (*seat).socket).write(socket);
-        (*taken).kernel_tid.as_ptr() as u64
-    };
-    // SAFETY: the stack and the word are the new block's.
-    let started = Errno::check(unsafe { start(FLAGS, seat as u64, tid) });
-    if started.is_err() {
-        // SAFETY: no thread was made.
-        unsafe {
-            (*taken).kernel_tid.store(0, Ordering::Release);
-            block::retire(taken);
-        }
+        spawn(taken, seat as u64, started)
     }
-    started.map(|_| ())
-}
-
-/// clone(2); the new thread goes to [`started`] on its own stack.
-#[unsafe(naked)]
-unsafe extern "C" fn start(flags: u64, stack: u64, tid: u64) -> i64 {
-    naked_asm!(
-        "mov r10, rdx",
-        "xor edx, edx",
-        "xor r8d, r8d",
-        "mov eax, 56",
-        "syscall",
-        "test rax, rax",
-        "jz 2f",
-        "ret",
-        "2:",
-        "xor ebp, ebp",
-        "call {started}",
-        "ud2",
-        started = sym started,
-    )
 }
 
 /// The first steps of a body, on its block; all signals are blocked.
@@ -182,23 +153,6 @@ fn withdraw_recalls() {
     let _ = safe_call!(nr::RT_SIGTIMEDWAIT, &raw const recalls, 0, now.as_ptr(), 8);
 }
 
-/// arch_prctl(2): sets the GS base.
-pub const SET_GS: u64 = 0x1001;
-/// arch_prctl(2): sets the FS base.
-pub const SET_FS: u64 = 0x1002;
-/// arch_prctl(2): stores the FS base.
-pub const GET_FS: u64 = 0x1003;
-/// arch_prctl(2): stores the GS base.
-pub const GET_GS: u64 = 0x1004;
-
-/// The calling thread's FS or GS base.
-pub fn base(code: u64) -> u64 {
-    let mut base = 0u64;
-    // Cannot fail: a valid pointer.
-    let _ = safe_call!(nr::ARCH_PRCTL, code, &raw mut base);
-    base
-}
-
 /// CPU time of the calling thread, in nanoseconds.
 pub fn worked() -> u64 {
     const CLOCK_THREAD: u64 = 3;
@@ -207,25 +161,9 @@ pub fn worked() -> u64 {
 
 /// Sends the thread, as it was interrupted, home, and waits for the next shipment.
 pub fn go_home(seat: &mut Seat, context: &Context, reason: Reason, info: &SigInfo) -> ! {
-    let fpstate = context.registers.fpstate;
-    let saved = if fpstate == 0 {
-        &[][..]
-    } else {
-        // SAFETY: the kernel wrote it on this thread's block, with its length in the legacy area.
-        unsafe {
-            let legacy = &*(fpstate as *const [u8; FXSAVE_BYTES]);
-            core::slice::from_raw_parts(fpstate as *const u8, saved_bytes(legacy))
-        }
-    };
-    let shipment = Shipment {
-        context: *context,
-        fs: base(GET_FS),
-        gs: base(GET_GS),
-        saved_bytes: saved.len() as u64,
-        reason: reason as u64,
-        worked: worked(),
-        info: *info,
-    };
+    // SAFETY: the kernel wrote it on this thread's block.
+    let saved = unsafe { saved(context) };
+    let shipment = shipment(context, saved, reason as u64, worked(), info);
     if seat.send(Kind::Home, [Part::of(&shipment), Part::bytes(saved)]).is_err() {
         end(seat);
     }
