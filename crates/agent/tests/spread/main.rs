@@ -11,6 +11,7 @@ mod body;
 mod home;
 mod work;
 
+use std::cell::Cell;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -236,10 +237,14 @@ fn orders_and_places_of_threads() {
         let threads = status["threads"].as_array().cloned().unwrap_or_default();
         threads.into_iter().find(|t| t["pid"] == pid && t["name"] == "wanderer")
     };
+    let busiest = Cell::new(0.0);
     let until = |control: &mut Control, what: &str, seen: &dyn Fn(&Value) -> bool| {
         let begun = Instant::now();
         loop {
             let status = control.hear_until("status");
+            busiest.set(
+                status["hosts"][0]["load"].as_f64().map_or(busiest.get(), |load| load.max(busiest.get())),
+            );
             if seen(&status) {
                 return status;
             }
@@ -260,7 +265,8 @@ fn orders_and_places_of_threads() {
             assert!(hot["pid"] == pid && hot["page"].as_u64() >= Some(home::BASE), "{hot}");
         }
     }
-    assert!(hosts["hosts"][0]["load"].as_f64() > Some(0.0), "{hosts}");
+    // Home has the CPUs of the host that burned; by now they may be idle again.
+    assert!(busiest.get() > 0.0, "{hosts}");
     assert!(sum(&hosts, "forwarded_pages") > 0, "{hosts}");
     // Who is not known may have ended: nothing happens.
     machine.control.say(&json!({"op": "move", "pid": pid, "thread": 1u64 << 40, "host": "c"}));
