@@ -710,6 +710,8 @@ fn no_call_of_the_program_reaches_this_hosts_kernel() {
             let said = loop {
                 match thread.answer_until() {
                     Said::Clocks => thread.tell_clocks(&Clocks { real: 1, monotonic: 1, boot: 1 }),
+                    // On a busy machine the answers say too little about the clocks.
+                    Said::Call(registers) if registers.rax == u64::from(nr::TIME) => thread.result(1),
                     other => break other,
                 }
             };
