@@ -26,6 +26,7 @@ pub mod layout;
 pub mod mapping;
 pub mod nr;
 pub mod procfs;
+pub mod queues;
 pub mod script;
 pub mod ship;
 pub mod sigset;

@@ -27,6 +27,8 @@ pub enum Kind {
     Area = 7,
     /// Body → deputy: the thread is yours again. A [`Shipment`] and its XSAVE area.
     Home = 8,
+    /// Deputy → body, in place of a result: your host has the queue (`queues.rs`), make the call; a [`Lent`].
+    Lent = 9,
 
     /// Home → body process, and back: who we are; a [`Hello`].
     Hello = 16,
@@ -36,10 +38,12 @@ pub enum Kind {
     Barrier = 18,
     /// Home → body process: send a body home; a [`Recall`]. Not answered.
     Recall = 19,
-    /// Body process → home: done; answers `Forget` and `Barrier`.
+    /// Body process → home: done; answers `Forget`, `Barrier` and `TakeBack`.
     Done = 20,
     /// The clocks; a [`Clocks`]. Home → body process, and back; and on a thread's channel, body → deputy, and back.
     Clocks = 21,
+    /// Home → body process: a queue is home's again; a [`TakeBack`].
+    TakeBack = 22,
 }
 
 /// What stands before every message.
@@ -87,6 +91,8 @@ pub enum Reason {
     Native = 3,
     /// It was recalled, between two instructions.
     Recalled = 4,
+    /// It was recalled while it waited in a call on that host: rip is behind the instruction, rax is the number.
+    Interrupted = 5,
 }
 
 /// See [`Kind::Started`].
@@ -115,6 +121,16 @@ pub struct Call {
 pub struct Returned {
     /// For rax.
     pub value: u64,
+    /// The call was one of futex(2), and its queue is lent to the host: which loan this is; else 0.
+    pub turn: u64,
+}
+
+/// See [`Kind::Lent`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Lent {
+    /// Which loan this is.
+    pub turn: u64,
 }
 
 /// See [`Kind::Query`].
@@ -168,7 +184,7 @@ pub struct Hello {
 }
 
 /// Version of what is said here.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// See [`Kind::Forget`].
 #[repr(C)]
@@ -198,6 +214,16 @@ pub struct Barrier {
 pub struct Recall {
     /// The body's tid on its host.
     pub tid: u64,
+}
+
+/// See [`Kind::TakeBack`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TakeBack {
+    /// The queue's number.
+    pub queue: u64,
+    /// Which loan ends.
+    pub turn: u64,
 }
 
 /// See [`Kind::Clocks`]. Nanoseconds; the sender of the question fills in nothing.

@@ -11,7 +11,9 @@ use client::Why;
 use megalith_runtime::errno::EINTR;
 use megalith_runtime::frame::{Context, SigInfo, XSAVE_BYTES_MAX};
 use megalith_runtime::nr;
-use megalith_runtime::ship::{Area, Call, Clocks, Head, Kind, Query, Reason, Returned, Shipment, Started};
+use megalith_runtime::ship::{
+    Area, Call, Clocks, Head, Kind, Lent, Query, Reason, Returned, Shipment, Started,
+};
 use megalith_runtime::sigset::{SigSet, own_signals};
 use megalith_runtime::{PAGE, ship};
 
@@ -280,15 +282,19 @@ impl Trip {
         let outcome = trap::perform(block, call.context.registers.rax as u32, &mut call.context);
         self.mask = call.context.mask;
         self.let_in(block);
+        let turn = u64::from(core::mem::take(&mut block.travel.turn));
         match outcome {
             Outcome::Done(value) if !self.is_wanted(block) => {
-                self.say(Kind::Result, [Part::of(&Returned { value: value as u64 })]);
+                self.say(Kind::Result, [Part::of(&Returned { value: value as u64, turn })]);
+            }
+            Outcome::Elsewhere(turn) if !self.is_wanted(block) => {
+                self.say(Kind::Lent, [Part::of(&Lent { turn: u64::from(turn) })]);
             }
             Outcome::Done(value) => {
                 self.result = Some(value);
                 self.turn_back();
             }
-            Outcome::NotMade => self.turn_back(),
+            Outcome::NotMade | Outcome::Elsewhere(_) => self.turn_back(),
         }
     }
 
@@ -362,6 +368,7 @@ impl Trip {
         const FAULT: u64 = Reason::Fault as u64;
         const NATIVE: u64 = Reason::Native as u64;
         const RECALLED: u64 = Reason::Recalled as u64;
+        const INTERRUPTED: u64 = Reason::Interrupted as u64;
         let (mut why, mut next) = (Why::Ordered, Next::Leave);
         match shipment.reason {
             CALL => {
@@ -384,6 +391,11 @@ impl Trip {
                 (why, next) = (Why::Native, Next::Stay);
             }
             RECALLED => {}
+            // As a signal finds the wait in Linux: it ends, or begins again.
+            INTERRUPTED if signals::noted_ends_wait(block) => {
+                context.registers.rax = EINTR.as_return() as u64
+            }
+            INTERRUPTED => context.registers.rip -= 2,
             _ => self.misunderstood(),
         }
         if block.noted.is_some() {

@@ -9,7 +9,7 @@ use client::{ChannelKind, Op};
 use megalith_runtime::errno::Errno;
 use megalith_runtime::layout::Span;
 use megalith_runtime::nr;
-use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall};
+use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack};
 
 use crate::body::channel::{self, Ended, Part};
 use crate::body::cpu;
@@ -191,6 +191,13 @@ pub fn barrier(command: u64, flags: u64) {
     if OPEN.load(Ordering::SeqCst) != 0 {
         tell_all(Kind::Barrier, &Barrier { command, flags });
     }
+}
+
+/// Takes a queue back that was lent to `host`; returns when nobody waits in it there.
+pub fn take_back(host: u32, queue: usize, turn: u32) {
+    let hosts = HOSTS.take();
+    let Some(State::Open(socket)) = hosts.get(host as usize) else { return };
+    tell(host, *socket, Kind::TakeBack, &TakeBack { queue: queue as u64, turn: u64::from(turn) });
 }
 
 /// Sends the body `tid` of `host` home.

@@ -4,6 +4,7 @@
 //! before the list knows it → taken out by the thread itself before it ends. Whoever holds the list may signal a thread in it.
 
 use core::ptr;
+use core::sync::atomic::Ordering;
 
 use crate::block::Block;
 use crate::lock::{Guard, Lock};
@@ -74,6 +75,18 @@ impl List {
             at = block.links.next;
         }
         sum
+    }
+
+    /// The futex words for which threads wait at home.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        let mut at = self.first;
+        core::iter::from_fn(move || {
+            // SAFETY: blocks in the list are alive; the word in a Travel is atomic.
+            let block = unsafe { at.as_ref() }?;
+            at = block.links.next;
+            Some(block.travel.waits_for.load(Ordering::SeqCst))
+        })
+        .filter(|word| *word != 0)
     }
 
     /// The travels of thread `tid`.

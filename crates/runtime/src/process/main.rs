@@ -33,6 +33,7 @@ mod message;
 mod own;
 mod packing;
 mod pass;
+mod queues;
 mod say;
 mod signals;
 mod space;

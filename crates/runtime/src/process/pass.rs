@@ -94,14 +94,18 @@ unsafe extern "C" fn gate(
     )
 }
 
+/// Whether `context` was interrupted while signals were let in.
+pub fn waits(context: &Context) -> bool {
+    (&raw const pass_opened as u64..&raw const pass_closed as u64).contains(&context.registers.rip)
+}
+
 /// Notes a signal if `context` was interrupted while signals were let in; whether it was.
 pub fn note(block: &mut Block, number: i32, info: &SigInfo, context: &mut Context, mask: SigSet) -> bool {
-    let (opened, called) = (&raw const pass_opened as u64, &raw const pass_called as u64);
-    let closed = &raw const pass_closed as u64;
-    let registers = &mut context.registers;
-    if !(opened..closed).contains(&registers.rip) {
+    let (called, closed) = (&raw const pass_called as u64, &raw const pass_closed as u64);
+    if !waits(context) {
         return false;
     }
+    let registers = &mut context.registers;
     let mut made = registers.rip > called;
     if registers.rip <= called {
         if registers.rip == called && registers.rax as u32 == nr::RESTART_SYSCALL {

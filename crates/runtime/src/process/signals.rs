@@ -324,6 +324,11 @@ pub fn deliver_noted(block: &mut Block, context: &mut Context) {
     }
 }
 
+/// Whether a signal is noted whose handler ends a wait that could go on (no SA_RESTART).
+pub fn noted_ends_wait(block: &Block) -> bool {
+    block.noted.as_ref().is_some_and(|noted| block.table().take().get(noted.number).flags & sa::RESTART == 0)
+}
+
 /// Sends the noted signal once more, to come when the mask lets it: something else goes first.
 pub fn postpone_noted(block: &mut Block) {
     if let Some(noted) = block.noted.take() {

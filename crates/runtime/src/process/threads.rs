@@ -17,7 +17,7 @@ use crate::live::Left;
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
 use crate::travel::{HOME, Place};
-use crate::{affinity, away, live, machine, own, say, signals, space, spread, steward, user};
+use crate::{affinity, away, live, machine, own, queues, say, signals, space, spread, steward, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
@@ -313,6 +313,9 @@ pub fn exit(block: &mut Block, code: u64) -> ! {
 
 /// FUTEX_WAKE of one waiter, shared and private: the waiter may have used either.
 fn wake(address: u64) {
+    if spread::on() {
+        queues::bring_home(address);
+    }
     let _ = safe_call!(nr::FUTEX, address, 1, 1);
     let _ = safe_call!(nr::FUTEX, address, 129, 1);
 }

@@ -71,7 +71,7 @@ unsafe extern "C" fn on_sigsys(number: i32, info: *mut SigInfo, context: *mut Co
 fn at_home(block: &mut Block, number: u32, context: &mut Context) {
     match perform(block, number, context) {
         Outcome::Done(value) => context.registers.rax = value as u64,
-        Outcome::NotMade => {
+        Outcome::NotMade | Outcome::Elsewhere(_) => {
             // Back to the two bytes of `syscall`: it is made again after the signal.
             context.registers.rax = u64::from(number);
             context.registers.rip -= 2;
@@ -89,6 +89,8 @@ pub enum Outcome {
     Done(i64),
     /// It was not made, because of the signal that is noted.
     NotMade,
+    /// It was not made: the thread's body is to make it, whose host has this loan of the queue ([`crate::queues`]).
+    Elsewhere(u32),
 }
 
 /// A call in spread mode, made by the thread at home or by the deputy of one that is away.
@@ -120,6 +122,9 @@ pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome
             files::forward(block, number, arguments, context)
         }
         (Class::Forwarded { .. }, nr::FUTEX) => futex::call(block, arguments, context.mask),
+        (Class::Forwarded { .. }, nr::FUTEX_WAITV | nr::FUTEX_WAIT | nr::FUTEX_WAKE | nr::FUTEX_REQUEUE) => {
+            futex::newer_call(block, number, arguments, context.mask)
+        }
         (Class::Forwarded { may_block: true }, _) => {
             let arguments = files::without_direct(number, arguments);
             made(pass(block, number, arguments, context.mask))

@@ -51,6 +51,10 @@ pub struct Travel {
     pub channels: [Fd; HOSTS_MAX],
     /// CPU time that it has used away, in nanoseconds; for everybody.
     worked: AtomicU64,
+    /// The futex word for which it waits at home, or 0; for everybody ([`crate::queues`]).
+    pub waits_for: AtomicU64,
+    /// The loan of a queue that comes with the result of its call; 0 if none does.
+    pub turn: u32,
     /// Room for a shipment; stays with the block.
     pub parcel: Option<Span>,
     /// It stays at home until then (CLOCK_MONOTONIC, nanoseconds).
@@ -70,6 +74,8 @@ impl Travel {
             may_leave: false,
             channels: [-1; HOSTS_MAX],
             worked: AtomicU64::new(0),
+            waits_for: AtomicU64::new(0),
+            turn: 0,
             parcel,
             stay_until: 0,
             stay_ns: 0,

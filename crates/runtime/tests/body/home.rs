@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use client::{ChannelKind, Op, PAGE_BYTES, Reply, Request, VERSION, env};
 use megalith_runtime::frame::{AltStack, Context, Registers, SigInfo};
 use megalith_runtime::ship::{
-    Area, AreaKind, Call, Clocks, Head, Kind, MESSAGE_BYTES_MAX, Query, Reason, Returned, Shipment, Started,
+    Area, AreaKind, Call, Clocks, Head, Kind, Lent, MESSAGE_BYTES_MAX, Query, Reason, Returned, Shipment,
+    Started,
 };
 use megalith_runtime::sigset::SigSet;
 
@@ -397,7 +398,17 @@ impl Thread {
     }
 
     pub fn result(&self, value: u64) {
-        write(&self.stream, Kind::Result, &[bytes_of(&Returned { value })]);
+        self.result_with_loan(value, 0);
+    }
+
+    /// The result of a futex call, and with it a loan of its queue.
+    pub fn result_with_loan(&self, value: u64, turn: u64) {
+        write(&self.stream, Kind::Result, &[bytes_of(&Returned { value, turn })]);
+    }
+
+    /// The host has the queue: the body is to make the call.
+    pub fn lend(&self, turn: u64) {
+        write(&self.stream, Kind::Lent, &[bytes_of(&Lent { turn })]);
     }
 
     pub fn come_home(&self) {

@@ -13,8 +13,9 @@ use common::agent::permitted;
 use home::{Host, SPACE, Said, Thread, starting_at, value_of};
 use megalith_runtime::frame::SigInfo;
 use megalith_runtime::nr;
+use megalith_runtime::queues::queue_of;
 use megalith_runtime::ship::{
-    self, AreaKind, Barrier, Clocks, Forget, Hello, Kind, Reason, Recall, Shipment,
+    self, AreaKind, Barrier, Clocks, Forget, Hello, Kind, Reason, Recall, Shipment, TakeBack,
 };
 
 const CODE: u64 = 0x40_0000;
@@ -728,5 +729,135 @@ fn no_call_of_the_program_reaches_this_hosts_kernel() {
             }
         }
         assert_eq!(thread.home(Reason::Fault).info().signal, SIGTRAP);
+    }
+}
+
+/// FUTEX_WAIT, FUTEX_WAKE, private.
+const WAIT: u64 = 128;
+const WAKE: u64 = 129;
+
+/// A host whose code makes one futex call.
+fn host_with_futex() -> Option<Host> {
+    host_with(code!("mov eax, 202", "syscall", "int3"))
+}
+
+/// A thread that is about to wait for the word at DATA to be something else than 0, or to wake one that does.
+fn thread_at_futex(operation: u64) -> Shipment {
+    let mut shipment = thread_at_code();
+    let registers = &mut shipment.context.registers;
+    (registers.rsi, registers.rdx) = (operation, u64::from(operation == WAKE));
+    shipment
+}
+
+/// What the call has returned to the thread, which has come home after it.
+fn returned(thread: &Thread) -> i64 {
+    thread.home(Reason::Fault).registers().rax as i64
+}
+
+/// Gives the host the queue as the answer to the thread's call.
+fn lend(thread: &Thread, turn: u64) {
+    assert_eq!(thread.call().rax, u64::from(nr::FUTEX));
+    thread.lend(turn);
+}
+
+fn take_back(host: &Host, turn: u64) {
+    host.say(Kind::TakeBack, &TakeBack { queue: queue_of(DATA) as u64, turn });
+    assert_eq!(host.hear().0, Kind::Done as u32);
+}
+
+#[test]
+fn who_waits_in_a_lent_queue_is_woken_without_a_word() {
+    let Some(host) = host_with_futex() else { return };
+    let (waiter, waker) = (host.thread(), host.thread());
+    waiter.ship(&thread_at_futex(WAKE), &[]);
+    assert_eq!(waiter.call().rsi, WAKE, "nothing is lent yet");
+    waiter.result_with_loan(0, 1);
+    assert_eq!(returned(&waiter), 0);
+    for _ in 0..50 {
+        waiter.ship(&thread_at_futex(WAIT), &[]);
+        let woken = loop {
+            waker.ship(&thread_at_futex(WAKE), &[]);
+            match returned(&waker) {
+                // It does not wait yet; perhaps it has to learn first what is at the word.
+                0 if waiter.has_word() => {
+                    let Said::Query(address) = waiter.hear() else { panic!("it is to wait") };
+                    waiter.tell(&waiter.area(address));
+                }
+                0 => {}
+                woken => break woken,
+            }
+        };
+        assert_eq!((woken, returned(&waiter)), (1, 0));
+    }
+    let mut other_value = thread_at_futex(WAIT);
+    other_value.context.registers.rdx = 1;
+    waiter.ship(&other_value, &[]);
+    assert_eq!(returned(&waiter), -i64::from(libc::EAGAIN));
+
+    // What the host cannot do alone is asked: to wait for some time, for no address, for a shared word.
+    let (mut timed, mut nowhere) = (thread_at_futex(WAIT), thread_at_futex(WAIT));
+    timed.context.registers.r10 = DATA;
+    nowhere.context.registers.rdi = 0;
+    for shipment in [timed, nowhere, thread_at_futex(0)] {
+        waiter.ship(&shipment, &[]);
+        assert_eq!(waiter.call().rax, u64::from(nr::FUTEX));
+        waiter.result(5);
+        assert_eq!(returned(&waiter), 5);
+    }
+}
+
+#[test]
+fn a_queue_that_is_taken_back_has_nobody_in_it() {
+    let Some(host) = host_with_futex() else { return };
+    let threads: Vec<_> = (0..8).map(|_| host.thread()).collect();
+    for turn in 1..=50 {
+        for thread in &threads {
+            thread.ship(&thread_at_futex(WAIT), &[]);
+        }
+        // The rest sees by itself that the queue is here, unless it has asked already.
+        lend(&threads[0], turn);
+        if turn % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(turn % 5));
+        }
+        take_back(&host, turn);
+        for thread in &threads {
+            match thread.answer_until() {
+                Said::Call(_) => {
+                    // An answer from before: the queue is no longer here.
+                    thread.lend(turn);
+                    assert_eq!(thread.call().rax, u64::from(nr::FUTEX));
+                    thread.result(0);
+                    assert_eq!(returned(thread), 0);
+                }
+                Said::Home(home) => {
+                    assert_eq!((home.reason, home.registers().rax), (Reason::Fault as u64, 0))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_waits_here_comes_when_it_is_recalled() {
+    let Some(host) = host_with_futex() else { return };
+    let (waiter, waker) = (host.thread(), host.thread());
+    for turn in 1..=50 {
+        let tid = waiter.ship(&thread_at_futex(WAIT), &[]);
+        if turn == 1 {
+            lend(&waiter, turn);
+        }
+        std::thread::sleep(Duration::from_millis(turn % 3));
+        host.say(Kind::Recall, &Recall { tid });
+        let Said::Home(home) = waiter.answer_until() else { panic!("it is to come home") };
+        let (rip, rax) = (home.registers().rip, home.registers().rax);
+        if home.reason == Reason::Interrupted as u64 {
+            assert_eq!((rip, rax), (CODE + 7, u64::from(nr::FUTEX)));
+        } else {
+            assert_eq!((home.reason, rip), (Reason::Recalled as u64, CODE), "before it could wait");
+        }
+        // Nobody waits any more.
+        waker.ship(&thread_at_futex(WAKE), &[]);
+        assert_eq!(returned(&waker), 0);
     }
 }

@@ -3,7 +3,7 @@
 use megalith_runtime::calls::{Class, class};
 use megalith_runtime::frame::{Context, SYS_SECCOMP, SigInfo};
 use megalith_runtime::nr;
-use megalith_runtime::ship::{Call, Kind, Reason, Returned};
+use megalith_runtime::ship::{Call, Kind, Lent, Reason, Returned};
 
 use crate::body::channel::{Ended, Part};
 use crate::body::clocks::{self, Reading};
@@ -11,19 +11,31 @@ use crate::body::fatal;
 use crate::body::faults::{self, Reached};
 use crate::body::map::Access;
 use crate::body::seat::Seat;
-use crate::body::thread;
+use crate::body::{futex, thread};
 use crate::packing::{self, GET_FS, GET_GS, SET_FS, SET_GS};
 use crate::sys::{self, safe_call};
 use crate::user;
 
 /// What becomes of a call here.
-enum Answer {
+pub enum Answer {
     /// This is its result.
     Result(u64),
     /// The deputy is to make it.
     Ask,
     /// The thread is to make it, at home.
     GoHome,
+    /// The thread was recalled while it waited here.
+    Interrupted,
+}
+
+/// What a deputy says to a call.
+pub enum Said {
+    /// This is its result. If it was about a futex, this loan of its queue is the host's.
+    Result(Returned),
+    /// The host has this loan of the futex's queue, and is to make the call.
+    Lent(u64),
+    /// The thread is to come home first.
+    ComeHome,
 }
 
 /// SIGSYS: the program has made a call.
@@ -39,26 +51,36 @@ pub unsafe extern "C" fn on_call(_: i32, info: *mut SigInfo, context: *mut Conte
     let answer = match class(number) {
         Class::Local => here(seat, number, context),
         Class::Home => Answer::GoHome,
+        _ if number == nr::FUTEX => futex::call(seat, context),
         _ => Answer::Ask,
     };
     let answer = match answer {
-        Answer::Ask => ask(seat, context),
+        Answer::Ask => match ask(seat, context) {
+            Said::Result(returned) => Answer::Result(returned.value),
+            Said::ComeHome => Answer::GoHome,
+            Said::Lent(_) => fatal(&[b"home lends what was not asked for"]),
+        },
         other => other,
     };
     match answer {
         Answer::Result(value) => context.registers.rax = value,
+        Answer::Interrupted => thread::go_home(seat, context, Reason::Interrupted, info),
         _ => thread::go_home(seat, context, Reason::Call, info),
     }
 }
 
-fn ask(seat: &mut Seat, context: &Context) -> Answer {
+/// Asks the deputy to make the call.
+pub fn ask(seat: &mut Seat, context: &Context) -> Said {
     let asked = seat.send(Kind::Call, [Part::of(&Call { context: *context, worked: thread::worked() })]);
     match asked.and_then(|()| seat.receive()) {
-        Ok((kind, bytes)) if kind == Kind::Result as u32 => {
+        // SAFETY: numbers.
+        Ok((kind, bytes)) if kind == Kind::Result as u32 => Said::Result(unsafe { seat.body(bytes) }),
+        Ok((kind, bytes)) if kind == Kind::Lent as u32 => {
             // SAFETY: a number.
-            Answer::Result(unsafe { seat.body::<Returned>(bytes) }.value)
+            let lent: Lent = unsafe { seat.body(bytes) };
+            Said::Lent(lent.turn)
         }
-        Ok((kind, _)) if kind == Kind::ComeHome as u32 => Answer::GoHome,
+        Ok((kind, _)) if kind == Kind::ComeHome as u32 => Said::ComeHome,
         Ok(_) => fatal(&[b"home answers a call with something else"]),
         Err(Ended) => thread::end(seat),
     }

@@ -4,10 +4,10 @@
 use client::{ChannelKind, Op, Request};
 use megalith_runtime::errno::{EINTR, EPERM, Errno};
 use megalith_runtime::nr;
-use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall};
+use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack};
 
 use crate::body::channel::{self, Ended, HEAD_BYTES, Part};
-use crate::body::{DOOR, SPACE_CHANNEL, check, clocks, cpu, fatal, map, thread};
+use crate::body::{DOOR, SPACE_CHANNEL, check, clocks, cpu, fatal, futex, map, thread};
 use crate::sys::{self, Fd, safe_call};
 use crate::{message, own, say};
 
@@ -119,6 +119,7 @@ impl SpaceChannel {
         const BARRIER: u32 = Kind::Barrier as u32;
         const RECALL: u32 = Kind::Recall as u32;
         const CLOCKS: u32 = Kind::Clocks as u32;
+        const TAKE_BACK: u32 = Kind::TakeBack as u32;
         match head.kind {
             HELLO => {
                 let own = Hello { space: self.space, cpu: cpu::word(), version: ship::VERSION };
@@ -130,6 +131,10 @@ impl SpaceChannel {
             }
             BARRIER => {
                 barrier(&self.body::<Barrier>(head, at));
+                channel::send(SPACE_CHANNEL, Kind::Done, [])
+            }
+            TAKE_BACK => {
+                futex::give_back(&self.body::<TakeBack>(head, at));
                 channel::send(SPACE_CHANNEL, Kind::Done, [])
             }
             RECALL => {
@@ -157,6 +162,8 @@ unsafe impl Plain for Forget {}
 unsafe impl Plain for Barrier {}
 // SAFETY: numbers.
 unsafe impl Plain for Recall {}
+// SAFETY: numbers.
+unsafe impl Plain for TakeBack {}
 
 /// membarrier(2). Home has registered for what it asks; this process does so when it is first asked.
 fn barrier(barrier: &Barrier) {

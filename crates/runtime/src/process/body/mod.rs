@@ -11,6 +11,7 @@
 //! | [`seat`] | what a body knows of itself, and where it lies |
 //! | [`channel`] | messages over a socket |
 //! | [`answer`] | system calls: made here, asked at home, or taken home |
+//! | [`futex`] | waits and wake-ups whose queue this host has |
 //! | [`faults`] | what the thread may not touch, or not yet |
 //! | [`map`] | what is mapped here |
 //! | [`cpu`], [`clocks`] | what this host says of itself |
@@ -26,6 +27,7 @@ pub mod channel;
 pub mod clocks;
 mod door;
 mod faults;
+mod futex;
 mod map;
 mod seat;
 mod thread;

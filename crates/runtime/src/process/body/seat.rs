@@ -8,6 +8,7 @@
 
 use core::arch::asm;
 use core::mem::offset_of;
+use core::sync::atomic::AtomicU64;
 
 use megalith_runtime::frame::{AltStack, Frame, XSAVE_BYTES_MAX};
 use megalith_runtime::ship::{Head, Kind, MESSAGE_BYTES_MAX, Shipment};
@@ -34,6 +35,12 @@ pub struct Seat {
     pub socket: Fd,
     /// The thread's id here.
     pub tid: u32,
+    /// The futex word for which it waits here, or 0; for everybody ([`super::futex`]).
+    pub waits_for: AtomicU64,
+    /// The next seat in the list of all, which it never leaves: a block's seat serves one body after the other.
+    pub next: *mut Seat,
+    /// It is in the list.
+    pub listed: bool,
 }
 
 const PADDING: usize =

@@ -17,8 +17,9 @@ use megalith_runtime::sigset::{SigSet, signal};
 use crate::block;
 use crate::body::channel::{Ended, Part};
 use crate::body::seat::Seat;
-use crate::body::{answer, clocks, fatal, faults};
+use crate::body::{answer, clocks, fatal, faults, futex};
 use crate::packing::{SET_FS, SET_GS, saved, shipment};
+use crate::pass;
 use crate::signals::{enter, in_runtime, restore};
 use crate::spawn::spawn;
 use crate::sys::{self, Fd, safe_call};
@@ -96,6 +97,7 @@ unsafe extern "C" fn started() -> ! {
     // SAFETY: this thread runs on its block.
     let seat = unsafe { Seat::current() };
     seat.tid = sys::tid();
+    futex::know(seat);
     let _ = safe_call!(nr::PRCTL, PR_SET_NAME, c"body".as_ptr());
     let stack = seat.stack();
     if let Err(errno) = safe_call!(nr::SIGALTSTACK, &raw const stack, 0) {
@@ -185,9 +187,15 @@ pub fn end(seat: &mut Seat) -> ! {
 }
 
 /// The order to go home.
-unsafe extern "C" fn on_recall(_: i32, info: *mut SigInfo, context: *mut Context) {
+unsafe extern "C" fn on_recall(number: i32, info: *mut SigInfo, context: *mut Context) {
     // SAFETY: the kernel passes a frame that is nobody else's.
-    let (info, context) = unsafe { (&*info, &*context) };
+    let (info, context) = unsafe { (&*info, &mut *context) };
+    if pass::waits(context) {
+        // SAFETY: only a body waits so, and it runs on its block.
+        let block = unsafe { &mut *Seat::current().block };
+        pass::note(block, number, info, context, SigSet::FULL);
+        return;
+    }
     if in_runtime(context.registers.rip) {
         // Only once: see `catch`.
         // SAFETY: the kernel wrote it, with its length in the legacy area.
