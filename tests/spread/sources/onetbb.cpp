@@ -1,7 +1,9 @@
 // oneTBB: loops, reductions, scans, sorts, a pipeline, a concurrent map. Integers only, so that no order matters.
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include <oneapi/tbb.h>
@@ -11,6 +13,8 @@ int main() {
     tbb::global_control threads(tbb::global_control::max_allowed_parallelism, 4);
     tbb::task_arena arena(4);
     arena.execute([&] {
+        // Long enough for workers to start, go where they are to be, and take their share.
+        tbb::parallel_for(0, 400, [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
         std::vector<std::uint64_t> values(COUNT);
         tbb::parallel_for(tbb::blocked_range<std::size_t>(0, COUNT, 1000), [&](const auto &range) {
             for (auto i = range.begin(); i != range.end(); ++i) values[i] = i * 6364136223846793005u >> 13;
