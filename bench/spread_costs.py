@@ -1,7 +1,7 @@
 """What it costs to run threads on two hosts: `python bench/spread_costs.py [--quick]` prints a table, then JSON.
 
 (a) a move of a thread, with a look at where it is; (b) a system call, at home and away; (c) a mutex that two threads
-take in turn; (d) words that two threads count in, in one page and in two. Each natively, with the threads at home, and
+take in turn, and a token that they hand over, asleep until it comes; (d) words that two threads count in, in one page and in two. Each natively, with the threads at home, and
 with one of them on the other host, interleaved.
 
 The hosts are two local ones that share this computer's CPUs, so at least two are needed, and no network is in
@@ -51,6 +51,8 @@ def measures(*, quick: bool) -> list[Measure]:
         Measure("getppid", ("calls", str(calls), "CPU1", "getppid"), at_home=True),
         Measure("a read of one byte", ("calls", str(calls), "CPU1", "read"), at_home=True),
         Measure("a turn of a contended mutex", ("lock", str(turns), "CPU0", "CPU1"), at_home=True),
+        Measure("handing a token over", ("handover", str(moves), "CPU0", "CPU1"), at_home=True),
+        Measure("the same, both threads away", ("handover", str(moves), "CPU1", "CPU1"), at_home=False),
         Measure("adding to two words of a page", ("sharing", seconds, "CPU0", "CPU1", "64"), at_home=True),
         Measure("adding to words of two pages", ("sharing", seconds, "CPU0", "CPU1", "4096"), at_home=True),
     ]
