@@ -15,6 +15,7 @@ mod evictor;
 mod figures;
 mod hot;
 mod machine;
+mod migratory;
 mod priority;
 mod procfs;
 mod rooms;

@@ -129,7 +129,8 @@ impl State {
         if !idle {
             self.count_taking(&message);
         }
-        self.tell(Event::Message { from, epoch: self.epoch, message, idle })?;
+        let migratory = takes(&message) && message.page().is_some_and(|page| self.migratory.taken(page));
+        self.tell(Event::Message { from, epoch: self.epoch, message, idle: idle || migratory })?;
         self.carry_out(beside, fabric);
         Ok(())
     }

@@ -36,6 +36,7 @@ use sweeps::Sweeps;
 
 use crate::figures::{Counters, Kind};
 use crate::hot::Hot;
+use crate::migratory::Migratory;
 use crate::rooms::{ROOM_PAGES, Rooms};
 use crate::wire;
 
@@ -87,6 +88,7 @@ pub struct State {
     spread: FxHashSet<SpaceId>,
     spread_flags: FxHashMap<SpaceId, Arc<AtomicBool>>,
     dwell: Dwell,
+    migratory: Migratory,
     sweeps: Sweeps,
     /// Signalled when something held back is due earlier than what was.
     due: Arc<Condvar>,
@@ -128,6 +130,7 @@ impl State {
             spread: FxHashSet::default(),
             spread_flags: FxHashMap::default(),
             dwell: Dwell::default(),
+            migratory: Migratory::default(),
             sweeps: Sweeps::default(),
             due,
         })
@@ -161,8 +164,12 @@ impl State {
                     // A page that is mapped and not held is on its way to more access: who waits is woken then.
                     None => {}
                     Some(held) => {
+                        if fault.write {
+                            self.migratory.written(page);
+                        }
                         if fault.minor || !fault.write {
-                            self.pager.show(page, held == Access::Write);
+                            let writable = held == Access::Write && !self.migratory.is_read_only(page);
+                            self.pager.show(page, writable);
                         } else {
                             self.pager.allow_write(page);
                         }
@@ -232,6 +239,10 @@ impl State {
         }
         self.pager.want(page);
         self.waiting.insert(page, since);
+        let spread = self.is_spread(space);
+        if spread && access == Access::Read {
+            self.migratory.asked(page);
+        }
         self.tell(Event::Want { page, access })?;
         for i in 1..self.window(space, page) {
             let next = offset(page, i);
@@ -240,6 +251,9 @@ impl State {
                 break;
             }
             self.pager.want(next);
+            if spread {
+                self.migratory.asked(next);
+            }
             self.tell(Event::Want { page: next, access: Access::Read })?;
         }
         self.settle(fabric)?;

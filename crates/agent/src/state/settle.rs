@@ -81,7 +81,8 @@ impl State {
 
     /// A wanted page has come. It is mapped a little later, with those that come next to it.
     pub(super) fn arrive(&mut self, page: PageId, access: Access, kind: Kind, packed: &Packed<'_>) {
-        let writable = access == Access::Write;
+        let read_only = self.migratory.came(page);
+        let writable = access == Access::Write && !read_only;
         let pages = (self.arrived.bytes.len() / PAGE) as u64;
         if pages > 0
             && (self.arrived.first + pages != page.0
@@ -130,6 +131,7 @@ impl State {
             Action::Install { page, access, bytes: Bytes::Held } => match self.pager.entry(page).place {
                 Place::Mapped | Place::Evicting => {
                     if access == Some(Access::Write) {
+                        self.migratory.written(page);
                         self.pager.allow_write(page);
                     }
                     self.answered(page, Kind::Write);
@@ -149,6 +151,7 @@ impl State {
             Action::Drop { page } => {
                 let run = run_length(actions, page, |a| matches!(a, Action::Drop { .. }));
                 self.pager.remove(page, run as u64);
+                (0..run as u64).for_each(|i| _ = self.migratory.taken(offset(page, i)));
                 if !self.dwell.is_quiet() {
                     let now = Instant::now();
                     for page in (0..run as u64).map(|i| offset(page, i)) {

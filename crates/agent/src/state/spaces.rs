@@ -53,6 +53,7 @@ impl State {
             self.waiting.retain(|&page, _| !gone(page));
             self.dwell.close(gone);
             self.hot.close(gone);
+            self.migratory.close(gone);
         }
     }
 
