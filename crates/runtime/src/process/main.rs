@@ -9,7 +9,7 @@
 //! In spread mode (docs/spread.md) threads run on other hosts too: every call is caught ([`trap`]), one that may wait is made by
 //! [`pass`], and a thread that is to be elsewhere leaves by [`away`]. The other end of that is [`body`].
 //!
-//! Lock order: [`signals`]' table, then [`space::SPACE`], then [`hosts`]' list, then [`live`]'s, then [`block`]'s. All signals are
+//! Lock order: [`signals`]' table, then [`space::SPACE`], then one of [`queues`]', then [`hosts`]' list, then [`live`]'s, then [`block`]'s. All signals are
 //! blocked while a lock is held, so a holder is never interrupted by itself.
 #![no_main]
 #![no_std]
