@@ -49,6 +49,7 @@ pub fn main(scenario: &str) {
             std::thread::sleep(Duration::from_secs(60));
         }
         "free" => free(rest),
+        "round" => round(rest),
         "steward" => steward(),
         "body" => {
             let mut home = Home::start(16);
@@ -228,6 +229,27 @@ fn free(rest: &str) {
         assert_eq!(home.client.ask(op, range, None).0.status, 0);
         let (here, there) = home.all(&look, |client| work::sum(client, &work::settings(&look[4..])));
         assert_eq!((here, there), (0, vec!["0".to_owned(); 2]), "round {i}");
+    }
+}
+
+/// Hosts read a word of the page and write it, one after the other.
+fn round(line: &str) {
+    let mut home = Home::start(16);
+    let (page, times) = (work::settings(line)["page"], work::settings(line)["times"]);
+    let mut ask = |body: usize, order: &str| {
+        home.bodies[body].say(order);
+        home.bodies[body].hear().expect("an answer")
+    };
+    for turn in 0..times {
+        let value = match turn % 3 {
+            0 => home.client.word(page, 0).load(Ordering::SeqCst),
+            host => ask(host as usize - 1, &format!("sum page={page} pages=1 word=0")).parse().unwrap(),
+        };
+        assert_eq!(value, turn, "host {}", turn % 3);
+        match turn % 3 {
+            0 => home.client.word(page, 0).store(turn + 1, Ordering::SeqCst),
+            host => _ = ask(host as usize - 1, &format!("set page={page} word=0 value={}", turn + 1)),
+        }
     }
 }
 

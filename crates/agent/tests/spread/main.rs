@@ -28,6 +28,7 @@ const TESTS: &[(&str, fn())] = &[
     ("increments_of_two_hosts_are_all_there", increments_of_two_hosts_are_all_there),
     ("increments_survive_eviction_and_hand_over", increments_survive_eviction_and_hand_over),
     ("writes_are_seen_in_order", writes_are_seen_in_order),
+    ("what_hosts_read_and_write_in_turn_moves_whole", what_hosts_read_and_write_in_turn_moves_whole),
     ("files_are_read_at_home", files_are_read_at_home),
     (
         "a_file_that_cannot_be_read_at_home_ends_the_machine",
@@ -204,6 +205,18 @@ fn writes_are_seen_in_order() {
     let mut machine = Machine::open(0x106, &[32 * MIB; 3]);
     machine.run("order times=1500", MINUTE);
     machine.close();
+}
+
+fn what_hosts_read_and_write_in_turn_moves_whole() {
+    let mut machine = Machine::open(0x10d, &[16 * MIB; 3]);
+    machine.run("round page=3 times=60", MINUTE);
+    let closed = machine.close();
+    let journeys = |kind: &str| {
+        let of = |host: &Value| host["faults"][kind].as_u64().unwrap();
+        closed["hosts"].as_array().unwrap().iter().map(of).sum::<u64>()
+    };
+    assert!(journeys("remote") >= 59, "each turn brings the page: {closed}");
+    assert!(journeys("write") <= 3, "after the first of them nobody asks for the right to write: {closed}");
 }
 
 fn files_are_read_at_home() {
