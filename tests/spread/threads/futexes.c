@@ -1,6 +1,7 @@
 /* futex(2) itself: values, timeouts, bit sets, requeue, wake-op, PI. */
 #include "check.h"
 #include <linux/futex.h>
+#include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -174,4 +175,40 @@ static void in_shared(void) {
     all();
 }
 
-const Case futex_cases[] = {{"futex-private", in_private}, {"futex-shared", in_shared}, {NULL, NULL}};
+/* Two workers hand a token over many times, alone; then main is the third, whose home is elsewhere; and again. */
+enum { PHASES = 5, PAIRS = 200, RINGS = 50 };
+static sem_t tokens[3];
+static int handed;
+
+static void hand_over(int from, int to) {
+    CHECK(sem_wait(&tokens[from]) == 0);
+    handed++;
+    CHECK(sem_post(&tokens[to]) == 0);
+}
+
+static void *first_of_two(void *unused) {
+    for (int i = 0; i < PHASES * (PAIRS + RINGS); i++) hand_over(1, 2);
+    return unused;
+}
+
+static void *second_of_two(void *unused) {
+    for (int phase = 0; phase < PHASES; phase++) {
+        for (int i = 1; i <= PAIRS; i++) hand_over(2, i == PAIRS ? 0 : 1);
+        for (int i = 0; i < RINGS; i++) hand_over(2, 0);
+    }
+    return unused;
+}
+
+static void changing_company(void) {
+    pthread_t first = worker(first_of_two, NULL), second = worker(second_of_two, NULL);
+    for (int i = 0; i < PHASES * (1 + RINGS); i++) {
+        CHECK(sem_post(&tokens[1]) == 0);
+        CHECK(sem_wait(&tokens[0]) == 0);
+    }
+    joined(first);
+    joined(second);
+    IS(handed, PHASES * 2 * (PAIRS + RINGS));
+}
+
+const Case futex_cases[] = {
+    {"futex-private", in_private}, {"futex-shared", in_shared}, {"changing-company", changing_company}, {NULL, NULL}};

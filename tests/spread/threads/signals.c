@@ -65,6 +65,58 @@ static void kill_spinning(void) {
     IS(handled, 50);
 }
 
+/* Two workers that have woken each other for a while; then one of them waits, and is signalled. */
+static sem_t ping, pong;
+static volatile int may_post;
+
+static void *ping_and_wait(void *unused) {
+    for (int i = 0; i < 50; i++) {
+        CHECK(sem_post(&ping) == 0);
+        CHECK(sem_wait(&pong) == 0);
+    }
+    tid = gettid();
+    at_it = 1;
+    CHECK(sem_wait(&pong) == -1);
+    IS(errno, EINTR);
+    handle(SIGUSR1, note, SA_RESTART);
+    at_it = 2;
+    CHECK(sem_wait(&pong) == 0);
+    return unused;
+}
+
+static void *pong_and_post(void *unused) {
+    for (int i = 0; i < 50; i++) {
+        CHECK(sem_wait(&ping) == 0);
+        CHECK(sem_post(&pong) == 0);
+    }
+    wait_for(&may_post, 1);
+    sleep_ms(20);
+    CHECK(sem_post(&pong) == 0);
+    return unused;
+}
+
+static void kill_nearby(void) {
+    handle(SIGUSR1, note, 0);
+    pthread_t waits = worker(ping_and_wait, NULL), posts = worker(pong_and_post, NULL);
+    wait_for(&at_it, 1);
+    /* It may not wait yet. */
+    for (int i = 0; i < 500 && at_it < 2; i++) {
+        OK(pthread_kill(waits, SIGUSR1));
+        sleep_ms(20);
+    }
+    wait_for(&at_it, 2);
+    IS(handled_by, tid);
+    for (int i = 0; i < 20; i++) {
+        int before = handled;
+        sleep_ms(i);
+        OK(pthread_kill(waits, SIGUSR1));
+        wait_for(&handled, before + 1);
+    }
+    may_post = 1;
+    joined(waits);
+    joined(posts);
+}
+
 static void *read_one(void *restarts) {
     char byte = 0;
     at_it++;
@@ -491,6 +543,7 @@ const Case signal_cases[] = {
     {"kill-spinning", kill_spinning},
     {"kill-reading", kill_reading},
     {"kill-waiting", kill_waiting},
+    {"kill-nearby", kill_nearby},
     {"kill-locking", kill_locking},
     {"sigwait", sigwaits},
     {"signalfd", signalfds},
