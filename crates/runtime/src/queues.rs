@@ -4,13 +4,14 @@
 //! their deputies. A queue that the threads of one other host use and nobody else is *lent* to that host: there they wait in
 //! that host's kernel and wake each other, and no message is sent. Home takes it back as soon as anybody else uses it.
 //!
-//! Two rules keep wake-ups from getting lost (`tests/queues.rs` checks the model):
+//! Whoever waits when a queue changes hands stays where it is. So a wake-up must know of two places:
 //!
 //! 1. Who waits says for which word *before* it looks whose the queue is, and says so until its wait is over.
-//! 2. Whoever changes that, changes it first, and then wakes those who say that they wait, again and again until nobody does.
+//! 2. Whoever changes that, changes it first, and then looks who says that it waits. If anybody does at home when a queue is lent, the
+//!    borrower asks home at each wake-up, until home says that nobody does any more; if anybody does on the host that gives
+//!    it back, home asks that host likewise.
 //!
-//! So nobody is left waiting where nobody wakes. Who is woken for this alone sees a wait that returned 0 without
-//! cause, which futex(2) allows: it looks at its word, and waits again, where the queue is now.
+//! `tests/queues.rs` checks the model: nobody is ever left waiting where nobody wakes, and nobody wakes without being woken.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -76,6 +77,13 @@ pub fn has_second_word(operation: u64) -> bool {
     WITH_SECOND_WORD.contains(&(operation & OPERATION))
 }
 
+/// How many are still to be woken of the `count` in futex(2)'s argument, after a call that returned `result`; `None` for nobody.
+pub fn rest_to_wake(count: u64, result: i64) -> Option<u64> {
+    // The kernel looks at an int, and wakes one where it is 0 or less.
+    let rest = i64::from(count as i32).max(1) - result;
+    (result >= 0 && rest > 0).then_some(rest as u64)
+}
+
 /// The queue of a word.
 pub fn queue_of(word: u64) -> usize {
     // Fibonacci hashing; words are four bytes.
@@ -87,7 +95,7 @@ pub fn queue_of(word: u64) -> usize {
 pub enum Entry {
     /// Nothing: the queue is at home.
     Here,
-    /// Tell the user that its host has the queue.
+    /// Tell the user that its host has the queue: this loan.
     Yours(u32),
     /// Take it back from the host, and say so with [`Queue::taken_back`].
     TakeBack(Loan),
@@ -114,13 +122,23 @@ pub struct Queue {
     wanted: u32,
     /// When it was lent, in nanoseconds.
     since: u64,
+    /// Threads may wait in it on this host, which had it.
+    left_at: Option<u32>,
     stays: bool,
 }
 
 impl Queue {
     /// One that nobody has used.
-    pub const NEW: Queue =
-        Queue { lent_to: None, turn: 0, last: 0, uses: 0, wanted: USES_MIN, since: 0, stays: false };
+    pub const NEW: Queue = Queue {
+        lent_to: None,
+        turn: 0,
+        last: 0,
+        uses: 0,
+        wanted: USES_MIN,
+        since: 0,
+        left_at: None,
+        stays: false,
+    };
 
     /// A thread of `host` wants to use it.
     pub fn enter(&mut self, host: u32, simple: bool) -> Entry {
@@ -135,12 +153,27 @@ impl Queue {
         }
     }
 
-    /// The borrower has given it back; `now` in nanoseconds.
-    pub fn taken_back(&mut self, now: u64) {
-        self.lent_to = None;
+    /// Which loan `host` has of it.
+    pub fn turn_of(&self, host: u32) -> Option<u32> {
+        (self.lent_to == Some(host)).then_some(self.turn)
+    }
+
+    /// The borrower has given it back, and threads still wait in it there, or not; `now` in nanoseconds.
+    pub fn taken_back(&mut self, waiting: bool, now: u64) {
+        self.left_at = self.lent_to.take().filter(|_| waiting);
         self.uses = 0;
         let short = now.saturating_sub(self.since) < SHORT_NS;
         self.wanted = if short { (2 * self.wanted).min(USES_MAX) } else { USES_MIN };
+    }
+
+    /// The loan, over or not, in which threads may wait on another host.
+    pub fn away(&self) -> Option<Loan> {
+        self.lent_to.or(self.left_at).map(|host| Loan { host, turn: self.turn })
+    }
+
+    /// None of them waits any more.
+    pub fn none_left(&mut self) {
+        self.left_at = None;
     }
 
     /// It is never lent again.
@@ -151,21 +184,26 @@ impl Queue {
     /// Whether it should be lent to `host`, whose thread has just used it.
     pub fn is_due(&self, host: u32, home: u32) -> bool {
         let used_enough = self.last == host && self.uses >= self.wanted;
-        host != home && used_enough && self.lent_to.is_none() && !self.stays
+        let elsewhere = self.left_at.is_some_and(|left| left != host);
+        host != home && used_enough && self.lent_to.is_none() && !elsewhere && !self.stays
     }
 
-    /// Lends it; which of its loans this is. Nobody waits in it at home.
+    /// Lends it; which of its loans this is.
     pub fn lend(&mut self, host: u32, now: u64) -> u32 {
-        (self.lent_to, self.since) = (Some(host), now);
+        (self.lent_to, self.left_at, self.since) = (Some(host), None, now);
         self.turn += 1;
         self.turn
     }
 }
 
-/// A queue, as another host knows it: its latest loan, and whether the host still has it. A loan and the word that ends it come on
-/// different channels, in any order.
+/// A queue, as another host knows it: its latest loan, whether the host still has it, and whether others wait at home. A loan and
+/// the word that ends it come on different channels, in any order.
 #[derive(Debug, Default)]
 pub struct Slot(AtomicU32);
+
+const HERE: u32 = 1;
+const OTHERS: u32 = 2;
+const TURN_SHIFT: u32 = 2;
 
 impl Slot {
     /// Never lent.
@@ -178,30 +216,39 @@ impl Slot {
         Slot(AtomicU32::new(word))
     }
 
-    /// What it knows: the latest loan, and in the lowest bit whether it lasts.
+    /// What it knows.
     pub fn word(&self) -> u32 {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Whether the queue is here.
+    /// Whether the queue is here: who waits waits here.
     pub fn is_here(&self) -> bool {
-        self.word() & 1 != 0
+        self.word() & HERE != 0
     }
 
-    /// Home has lent it.
-    pub fn borrow(&self, turn: u32) {
-        self.set(turn << 1 | 1, |known| known < turn);
+    /// Whether all who wait in the queue wait here.
+    pub fn is_here_alone(&self) -> bool {
+        self.word() & (HERE | OTHERS) == HERE
+    }
+
+    /// Home has lent it, and others wait there, or no longer.
+    pub fn borrow(&self, turn: u32, others: bool) {
+        self.set(|known| match known >> TURN_SHIFT {
+            old if old < turn => Some(turn << TURN_SHIFT | HERE | if others { OTHERS } else { 0 }),
+            // Nobody begins to wait at home while the loan lasts.
+            same if same == turn && !others => Some(known & !OTHERS),
+            _ => None,
+        });
     }
 
     /// Home takes that loan back.
     pub fn give_back(&self, turn: u32) {
-        self.set(turn << 1, |known| known <= turn);
+        self.set(|known| (known >> TURN_SHIFT <= turn).then_some(turn << TURN_SHIFT));
     }
 
-    fn set(&self, word: u32, newer: impl Fn(u32) -> bool) {
-        let set = |known: u32| newer(known >> 1).then_some(word);
-        // Refused if a later loan is known.
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
+    fn set(&self, next: impl Fn(u32) -> Option<u32>) {
+        // Refused if it is old news.
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 }
 
@@ -237,7 +284,7 @@ mod tests {
             }
             queue.lend(1, 0);
             assert!(matches!(queue.enter(0, true), Entry::TakeBack(Loan { host: 1, .. })));
-            queue.taken_back(lasts);
+            queue.taken_back(false, lasts);
             uses
         };
         assert_eq!([0; 4].map(&mut uses_until_lent), [4, 8, 16, 32]);
@@ -253,14 +300,37 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_in_which_threads_wait_elsewhere_is_lent_only_there() {
+        let mut queue = Queue::NEW;
+        queue.lend(1, 0);
+        queue.taken_back(true, SHORT_NS);
+        assert_eq!(queue.away(), Some(Loan { host: 1, turn: 1 }));
+        (0..USES_MIN).for_each(|_| assert_eq!(queue.enter(2, true), Entry::Here));
+        assert!(!queue.is_due(2, HOME));
+        (0..USES_MIN).for_each(|_| assert_eq!(queue.enter(1, true), Entry::Here));
+        assert!(queue.is_due(1, HOME));
+        queue.lend(1, 0);
+        queue.none_left();
+        assert_eq!(queue.away(), Some(Loan { host: 1, turn: 2 }), "it has the queue again");
+        queue.taken_back(true, SHORT_NS);
+        queue.none_left();
+        assert_eq!(queue.away(), None);
+        (0..USES_MIN).for_each(|_| assert_eq!(queue.enter(2, true), Entry::Here));
+        assert!(queue.is_due(2, HOME));
+    }
+
+    #[test]
     fn words_of_loans_may_come_in_any_order() {
         let slot = Slot::new();
         slot.give_back(1);
-        slot.borrow(1);
-        assert!(!slot.is_here(), "the word that ends the loan was faster");
-        slot.borrow(2);
-        slot.borrow(1);
-        assert!(slot.is_here());
+        slot.borrow(1, false);
+        assert!(!slot.is_here() && !slot.is_here_alone(), "the word that ends the loan was faster");
+        slot.borrow(2, true);
+        slot.borrow(1, false);
+        assert!(slot.is_here() && !slot.is_here_alone());
+        slot.borrow(2, false);
+        slot.borrow(2, true);
+        assert!(slot.is_here_alone(), "nobody begins to wait at home");
         slot.give_back(1);
         assert!(slot.is_here(), "an older one");
         slot.give_back(2);
@@ -281,6 +351,17 @@ mod tests {
             [Use::Other; 10]
         );
         assert!(has_second_word(128 | 4) && !has_second_word(128 | 1));
+    }
+
+    #[test]
+    fn what_is_left_to_wake() {
+        assert_eq!(rest_to_wake(5, 2), Some(3));
+        assert_eq!(
+            [(5, 5), (1, 1), (0, 1), (u64::MAX, 1), (5, -22)].map(|(n, r)| rest_to_wake(n, r)),
+            [None; 5]
+        );
+        assert_eq!([0, u64::from(u32::MAX), 1 << 32].map(|n| rest_to_wake(n, 0)), [Some(1); 3]);
+        assert_eq!(rest_to_wake(i32::MAX as u64, 7), Some(i32::MAX as u64 - 7));
     }
 
     #[test]

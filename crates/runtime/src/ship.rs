@@ -38,12 +38,16 @@ pub enum Kind {
     Barrier = 18,
     /// Home → body process: send a body home; a [`Recall`]. Not answered.
     Recall = 19,
-    /// Body process → home: done; answers `Forget`, `Barrier` and `TakeBack`.
+    /// Body process → home: done; answers `Forget` and `Barrier`.
     Done = 20,
     /// The clocks; a [`Clocks`]. Home → body process, and back; and on a thread's channel, body → deputy, and back.
     Clocks = 21,
-    /// Home → body process: a queue is home's again; a [`TakeBack`].
+    /// Home → body process: a queue is home's again; a [`TakeBack`]. Answered by a [`Waiting`].
     TakeBack = 22,
+    /// Home → body process: wake who waits there for a word; a [`Wake`]. Answered by a [`Waiting`].
+    Wake = 23,
+    /// Body process → home: how many were woken, and whether more wait; a [`Waiting`].
+    Waiting = 24,
 }
 
 /// What stands before every message.
@@ -121,16 +125,23 @@ pub struct Call {
 pub struct Returned {
     /// For rax.
     pub value: u64,
-    /// The call was one of futex(2), and its queue is lent to the host: which loan this is; else 0.
-    pub turn: u64,
+    /// If the call woke others and its queue is lent to the body's host.
+    pub lent: Lent,
 }
 
 /// See [`Kind::Lent`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lent {
-    /// Which loan this is.
-    pub turn: u64,
+    /// Which loan this is, from 1; 0: the queue is not lent.
+    pub turn: u32,
+    /// 1 if somebody may wait in the queue at home, else 0.
+    pub others: u32,
+}
+
+impl Lent {
+    /// It is not.
+    pub const NOT: Lent = Lent { turn: 0, others: 0 };
 }
 
 /// See [`Kind::Query`].
@@ -222,8 +233,34 @@ pub struct Recall {
 pub struct TakeBack {
     /// The queue's number.
     pub queue: u64,
-    /// Which loan ends.
-    pub turn: u64,
+    /// Which loan ends, or has ended.
+    pub turn: u32,
+    /// 1: wake all who wait in it, until nobody does.
+    pub empty: u32,
+}
+
+/// See [`Kind::Wake`]: arguments of futex(2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Wake {
+    /// The word.
+    pub word: u64,
+    /// FUTEX_WAKE or FUTEX_WAKE_BITSET, with its flags.
+    pub operation: u64,
+    /// How many.
+    pub count: u64,
+    /// Whom.
+    pub bitset: u64,
+}
+
+/// See [`Kind::Waiting`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// So many were woken.
+    pub woken: u64,
+    /// 1 if somebody may still wait in the queue there, else 0.
+    pub any: u64,
 }
 
 /// See [`Kind::Clocks`]. Nanoseconds; the sender of the question fills in nothing.

@@ -25,7 +25,7 @@ use crate::pass::pass;
 use crate::sys::{self, Fd, safe_call};
 use crate::trap::{self, Outcome};
 use crate::travel::{HOME, Place};
-use crate::{hosts, own, say, signals, space, spare, spread, steward, threads};
+use crate::{futex, hosts, own, say, signals, space, spare, spread, steward, threads};
 
 /// What comes home: the XSAVE area lies where rt_sigreturn(2) can use it.
 #[repr(C, align(64))]
@@ -282,16 +282,17 @@ impl Trip {
         let outcome = trap::perform(block, call.context.registers.rax as u32, &mut call.context);
         self.mask = call.context.mask;
         self.let_in(block);
-        let turn = u64::from(core::mem::take(&mut block.travel.turn));
+        let lent = core::mem::replace(&mut block.travel.lent, Lent::NOT);
         match outcome {
             Outcome::Done(value) if !self.is_wanted(block) => {
-                self.say(Kind::Result, [Part::of(&Returned { value: value as u64, turn })]);
+                self.say(Kind::Result, [Part::of(&Returned { value: value as u64, lent })]);
             }
-            Outcome::Elsewhere(turn) if !self.is_wanted(block) => {
-                self.say(Kind::Lent, [Part::of(&Lent { turn: u64::from(turn) })]);
-            }
+            Outcome::Elsewhere(lent) if !self.is_wanted(block) => self.say(Kind::Lent, [Part::of(&lent)]),
             Outcome::Done(value) => {
-                self.result = Some(value);
+                // The body does not come to it.
+                let rest =
+                    if lent == Lent::NOT { 0 } else { futex::wake_rest(self.host, &call.context, value) };
+                self.result = Some(value + rest);
                 self.turn_back();
             }
             Outcome::NotMade | Outcome::Elsewhere(_) => self.turn_back(),

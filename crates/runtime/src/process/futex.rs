@@ -6,15 +6,17 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use megalith_runtime::errno::EFAULT;
-use megalith_runtime::queues::{Use, has_second_word};
+use megalith_runtime::frame::Context;
+use megalith_runtime::queues::{Use, has_second_word, rest_to_wake};
+use megalith_runtime::ship::{Lent, Wake};
 use megalith_runtime::sigset::SigSet;
 use megalith_runtime::{PAGE, nr, page_down};
 
 use crate::block::Block;
 use crate::pass::pass;
-use crate::queues;
 use crate::sys::safe_call;
 use crate::trap::{Outcome, made};
+use crate::{hosts, queues};
 
 /// A page that has come stays for a while: seldom is it gone again.
 const TRIES: u32 = 100;
@@ -27,19 +29,47 @@ pub fn call(block: &mut Block, arguments: [u64; 6], mask: SigSet) -> Outcome {
     if what == Use::Shared {
         return native(block, arguments, mask);
     }
-    if let Some(turn) = queues::enter(block, word, what) {
-        return Outcome::Elsewhere(turn);
-    }
-    if what == Use::Other && has_second_word(operation) {
-        queues::keep(second);
-    }
-    let outcome = native(block, arguments, mask);
+    let lent = queues::enter(block, word, what);
     match what {
-        Use::Wait | Use::WaitUntil => queues::leave(block),
-        Use::Wake => block.travel.turn = queues::lend(block, word),
-        Use::Other | Use::Shared => {}
+        Use::Wait | Use::WaitUntil => {
+            if let Some(lent) = lent {
+                return Outcome::Elsewhere(lent);
+            }
+            let outcome = native(block, arguments, mask);
+            queues::leave(block);
+            outcome
+        }
+        Use::Wake => wake(block, arguments, mask),
+        Use::Other | Use::Shared => {
+            if has_second_word(operation) {
+                queues::keep(second);
+            }
+            native(block, arguments, mask)
+        }
     }
-    outcome
+}
+
+/// Wakes who waits at home, and then who was left waiting on another host; but the caller's host does that itself if it has the
+/// queue.
+fn wake(block: &mut Block, mut arguments: [u64; 6], mask: SigSet) -> Outcome {
+    let outcome = native(block, arguments, mask);
+    let Outcome::Done(here) = outcome else { return outcome };
+    block.travel.lent = queues::lent_after(block, arguments[0]);
+    match rest_to_wake(arguments[2], here) {
+        Some(rest) if block.travel.lent == Lent::NOT => {
+            arguments[2] = rest;
+            Outcome::Done(here + queues::wake_away(&arguments) as i64)
+        }
+        _ => outcome,
+    }
+}
+
+/// What a body would do that has been told that its host has the queue: wakes who waits there, of those who were to be woken
+/// by the call, after `woken` at home. How many.
+pub fn wake_rest(host: u32, call: &Context, woken: i64) -> i64 {
+    let r = &call.registers;
+    let Some(count) = rest_to_wake(r.rdx, woken) else { return 0 };
+    hosts::wake(host, &Wake { word: r.rdi, operation: r.rsi, count, bitset: r.r9 }).woken as i64
 }
 
 fn native(block: &mut Block, arguments: [u64; 6], mask: SigSet) -> Outcome {

@@ -9,7 +9,7 @@ use client::{ChannelKind, Op};
 use megalith_runtime::errno::Errno;
 use megalith_runtime::layout::Span;
 use megalith_runtime::nr;
-use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack};
+use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack, Waiting, Wake};
 
 use crate::body::channel::{self, Ended, Part};
 use crate::body::cpu;
@@ -193,11 +193,27 @@ pub fn barrier(command: u64, flags: u64) {
     }
 }
 
-/// Takes a queue back that was lent to `host`; returns when nobody waits in it there.
-pub fn take_back(host: u32, queue: usize, turn: u32) {
+/// Takes a queue back that was lent to `host`; who waits in it there.
+pub fn take_back(host: u32, what: &TakeBack) -> Waiting {
+    ask(host, Kind::TakeBack, what)
+}
+
+/// Wakes who waits for a word on `host`.
+pub fn wake(host: u32, what: &Wake) -> Waiting {
+    ask(host, Kind::Wake, what)
+}
+
+fn ask<T>(host: u32, kind: Kind, what: &T) -> Waiting {
     let hosts = HOSTS.take();
-    let Some(State::Open(socket)) = hosts.get(host as usize) else { return };
-    tell(host, *socket, Kind::TakeBack, &TakeBack { queue: queue as u64, turn: u64::from(turn) });
+    let Some(State::Open(socket)) = hosts.get(host as usize) else {
+        // It had the queue: it has a channel.
+        lost(host)
+    };
+    let said = channel::send(*socket, kind, [Part::of(what)]);
+    match said.and_then(|()| answer::<Waiting>(*socket, Kind::Waiting)) {
+        Ok(waiting) => waiting,
+        Err(Ended) => lost(host),
+    }
 }
 
 /// Sends the body `tid` of `host` home.

@@ -313,11 +313,12 @@ pub fn exit(block: &mut Block, code: u64) -> ! {
 
 /// FUTEX_WAKE of one waiter, shared and private: the waiter may have used either.
 fn wake(address: u64) {
-    if spread::on() {
-        queues::bring_home(address);
-    }
     let _ = safe_call!(nr::FUTEX, address, 1, 1);
-    let _ = safe_call!(nr::FUTEX, address, 129, 1);
+    if spread::on() {
+        queues::wake_one(address);
+    } else {
+        let _ = safe_call!(nr::FUTEX, address, 129, 1);
+    }
 }
 
 const ROBUST_MAX: usize = 2048;

@@ -6,6 +6,7 @@ use megalith_runtime::filter::{self, Filter, Instruction, option};
 use megalith_runtime::frame::{Context, Registers, SYS_SECCOMP, SigInfo};
 use megalith_runtime::mapping::Request;
 use megalith_runtime::nr;
+use megalith_runtime::ship::Lent;
 use megalith_runtime::sigset::signal;
 
 use crate::block::Block;
@@ -90,7 +91,7 @@ pub enum Outcome {
     /// It was not made, because of the signal that is noted.
     NotMade,
     /// It was not made: the thread's body is to make it, whose host has this loan of the queue ([`crate::queues`]).
-    Elsewhere(u32),
+    Elsewhere(Lent),
 }
 
 /// A call in spread mode, made by the thread at home or by the deputy of one that is away.

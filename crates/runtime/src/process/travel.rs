@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use megalith_runtime::layout::Span;
+use megalith_runtime::ship::Lent;
 
 use crate::spread::{CPUS_MAX, HOSTS_MAX};
 use crate::sys::Fd;
@@ -53,8 +54,8 @@ pub struct Travel {
     worked: AtomicU64,
     /// The futex word for which it waits at home, or 0; for everybody ([`crate::queues`]).
     pub waits_for: AtomicU64,
-    /// The loan of a queue that comes with the result of its call; 0 if none does.
-    pub turn: u32,
+    /// The loan of a queue that comes with the result of its call.
+    pub lent: Lent,
     /// Room for a shipment; stays with the block.
     pub parcel: Option<Span>,
     /// It stays at home until then (CLOCK_MONOTONIC, nanoseconds).
@@ -75,7 +76,7 @@ impl Travel {
             channels: [-1; HOSTS_MAX],
             worked: AtomicU64::new(0),
             waits_for: AtomicU64::new(0),
-            turn: 0,
+            lent: Lent::NOT,
             parcel,
             stay_until: 0,
             stay_ns: 0,

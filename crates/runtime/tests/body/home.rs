@@ -398,17 +398,17 @@ impl Thread {
     }
 
     pub fn result(&self, value: u64) {
-        self.result_with_loan(value, 0);
+        self.result_with_loan(value, Lent::NOT);
     }
 
     /// The result of a futex call, and with it a loan of its queue.
-    pub fn result_with_loan(&self, value: u64, turn: u64) {
-        write(&self.stream, Kind::Result, &[bytes_of(&Returned { value, turn })]);
+    pub fn result_with_loan(&self, value: u64, lent: Lent) {
+        write(&self.stream, Kind::Result, &[bytes_of(&Returned { value, lent })]);
     }
 
     /// The host has the queue: the body is to make the call.
-    pub fn lend(&self, turn: u64) {
-        write(&self.stream, Kind::Lent, &[bytes_of(&Lent { turn })]);
+    pub fn lend(&self, lent: Lent) {
+        write(&self.stream, Kind::Lent, &[bytes_of(&lent)]);
     }
 
     pub fn come_home(&self) {

@@ -15,7 +15,8 @@ use megalith_runtime::frame::SigInfo;
 use megalith_runtime::nr;
 use megalith_runtime::queues::queue_of;
 use megalith_runtime::ship::{
-    self, AreaKind, Barrier, Clocks, Forget, Hello, Kind, Reason, Recall, Shipment, TakeBack,
+    self, AreaKind, Barrier, Clocks, Forget, Hello, Kind, Lent, Reason, Recall, Shipment, TakeBack, Waiting,
+    Wake,
 };
 
 const CODE: u64 = 0x40_0000;
@@ -754,15 +755,42 @@ fn returned(thread: &Thread) -> i64 {
     thread.home(Reason::Fault).registers().rax as i64
 }
 
-/// Gives the host the queue as the answer to the thread's call.
-fn lend(thread: &Thread, turn: u64) {
-    assert_eq!(thread.call().rax, u64::from(nr::FUTEX));
-    thread.lend(turn);
+/// A loan of the queue; nobody waits in it at home.
+fn loan(turn: u32) -> Lent {
+    Lent { turn, others: 0 }
 }
 
-fn take_back(host: &Host, turn: u64) {
-    host.say(Kind::TakeBack, &TakeBack { queue: queue_of(DATA) as u64, turn });
-    assert_eq!(host.hear().0, Kind::Done as u32);
+/// Gives the host the queue as the answer to the thread's call.
+fn lend(thread: &Thread, turn: u32) {
+    assert_eq!(thread.call().rax, u64::from(nr::FUTEX));
+    thread.lend(loan(turn));
+}
+
+/// Takes the queue back, with those who wait in it or without; whether any do.
+fn take_back(host: &Host, turn: u32, empty: bool) -> bool {
+    host.say(Kind::TakeBack, &TakeBack { queue: queue_of(DATA) as u64, turn, empty: empty.into() });
+    let (kind, body) = host.hear();
+    assert_eq!(kind, Kind::Waiting as u32);
+    value_of::<Waiting>(&body).any != 0
+}
+
+/// Answers the thread's questions until its body waits in futex(2).
+fn until_it_waits(thread: &Thread, tid: u64) {
+    wait_until("it waits", || {
+        if thread.has_word() {
+            let Said::Query(address) = thread.hear() else { panic!("it is to wait") };
+            thread.tell(&thread.area(address));
+        }
+        std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap().contains("futex")
+    });
+}
+
+/// Another host's thread wakes so many; how many wake.
+fn wake(host: &Host, count: u64) -> u64 {
+    host.say(Kind::Wake, &Wake { word: DATA, operation: WAKE, count, bitset: 0 });
+    let (kind, body) = host.hear();
+    assert_eq!(kind, Kind::Waiting as u32);
+    value_of::<Waiting>(&body).woken
 }
 
 #[test]
@@ -771,7 +799,7 @@ fn who_waits_in_a_lent_queue_is_woken_without_a_word() {
     let (waiter, waker) = (host.thread(), host.thread());
     waiter.ship(&thread_at_futex(WAKE), &[]);
     assert_eq!(waiter.call().rsi, WAKE, "nothing is lent yet");
-    waiter.result_with_loan(0, 1);
+    waiter.result_with_loan(0, loan(1));
     assert_eq!(returned(&waiter), 0);
     for _ in 0..50 {
         waiter.ship(&thread_at_futex(WAIT), &[]);
@@ -807,7 +835,7 @@ fn who_waits_in_a_lent_queue_is_woken_without_a_word() {
 }
 
 #[test]
-fn a_queue_that_is_taken_back_has_nobody_in_it() {
+fn a_queue_may_be_emptied() {
     let Some(host) = host_with_futex() else { return };
     let threads: Vec<_> = (0..8).map(|_| host.thread()).collect();
     for turn in 1..=50 {
@@ -817,14 +845,14 @@ fn a_queue_that_is_taken_back_has_nobody_in_it() {
         // The rest sees by itself that the queue is here, unless it has asked already.
         lend(&threads[0], turn);
         if turn % 2 == 0 {
-            std::thread::sleep(Duration::from_millis(turn % 5));
+            std::thread::sleep(Duration::from_millis(u64::from(turn) % 5));
         }
-        take_back(&host, turn);
+        assert!(!take_back(&host, turn, true));
         for thread in &threads {
             match thread.answer_until() {
                 Said::Call(_) => {
                     // An answer from before: the queue is no longer here.
-                    thread.lend(turn);
+                    thread.lend(loan(turn));
                     assert_eq!(thread.call().rax, u64::from(nr::FUTEX));
                     thread.result(0);
                     assert_eq!(returned(thread), 0);
@@ -839,6 +867,48 @@ fn a_queue_that_is_taken_back_has_nobody_in_it() {
 }
 
 #[test]
+fn who_waits_stays_when_the_queue_goes_home_and_is_woken_from_there() {
+    let Some(host) = host_with_futex() else { return };
+    let (waiter, waker) = (host.thread(), host.thread());
+    for turn in 1..=20 {
+        let tid = waiter.ship(&thread_at_futex(WAIT), &[]);
+        lend(&waiter, turn);
+        until_it_waits(&waiter, tid);
+        assert!(take_back(&host, turn, false), "it says that it waits");
+        assert!(!waiter.has_word(), "and is not woken");
+        // The next wake-up is asked at home, which wakes as many as are left to wake.
+        waker.ship(&thread_at_futex(WAKE), &[]);
+        assert_eq!(waker.call().rsi, WAKE);
+        waker.result(wake(&host, 1));
+        assert_eq!((returned(&waker), returned(&waiter)), (1, 0));
+        assert_eq!(wake(&host, 5), 0);
+    }
+}
+
+#[test]
+fn who_waits_at_home_is_woken_first() {
+    let Some(host) = host_with_futex() else { return };
+    let (waiter, waker) = (host.thread(), host.thread());
+    let mut wakes_two = thread_at_futex(WAKE);
+    wakes_two.context.registers.rdx = 2;
+    let tid = waiter.ship(&thread_at_futex(WAIT), &[]);
+    assert_eq!(waiter.call().rsi, WAIT);
+    waiter.lend(Lent { turn: 1, others: 1 });
+    until_it_waits(&waiter, tid);
+    waker.ship(&thread_at_futex(WAKE), &[]);
+    waker.call();
+    waker.result_with_loan(1, Lent { turn: 1, others: 1 });
+    assert_eq!(returned(&waker), 1);
+    assert!(!waiter.has_word(), "one was to be woken, and was");
+    waker.ship(&wakes_two, &[]);
+    waker.call();
+    waker.result_with_loan(1, loan(1));
+    assert_eq!((returned(&waker), returned(&waiter)), (2, 0), "one there, one here");
+    waker.ship(&wakes_two, &[]);
+    assert_eq!(returned(&waker), 0, "nobody waits at home: it is not asked");
+}
+
+#[test]
 fn a_thread_that_waits_here_comes_when_it_is_recalled() {
     let Some(host) = host_with_futex() else { return };
     let (waiter, waker) = (host.thread(), host.thread());
@@ -847,7 +917,7 @@ fn a_thread_that_waits_here_comes_when_it_is_recalled() {
         if turn == 1 {
             lend(&waiter, turn);
         }
-        std::thread::sleep(Duration::from_millis(turn % 3));
+        std::thread::sleep(Duration::from_millis(u64::from(turn) % 3));
         host.say(Kind::Recall, &Recall { tid });
         let Said::Home(home) = waiter.answer_until() else { panic!("it is to come home") };
         let (rip, rax) = (home.registers().rip, home.registers().rax);

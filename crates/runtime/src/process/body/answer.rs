@@ -33,7 +33,7 @@ pub enum Said {
     /// This is its result. If it was about a futex, this loan of its queue is the host's.
     Result(Returned),
     /// The host has this loan of the futex's queue, and is to make the call.
-    Lent(u64),
+    Lent(Lent),
     /// The thread is to come home first.
     ComeHome,
 }
@@ -75,11 +75,8 @@ pub fn ask(seat: &mut Seat, context: &Context) -> Said {
     match asked.and_then(|()| seat.receive()) {
         // SAFETY: numbers.
         Ok((kind, bytes)) if kind == Kind::Result as u32 => Said::Result(unsafe { seat.body(bytes) }),
-        Ok((kind, bytes)) if kind == Kind::Lent as u32 => {
-            // SAFETY: a number.
-            let lent: Lent = unsafe { seat.body(bytes) };
-            Said::Lent(lent.turn)
-        }
+        // SAFETY: numbers.
+        Ok((kind, bytes)) if kind == Kind::Lent as u32 => Said::Lent(unsafe { seat.body(bytes) }),
         Ok((kind, _)) if kind == Kind::ComeHome as u32 => Said::ComeHome,
         Ok(_) => fatal(&[b"home answers a call with something else"]),
         Err(Ended) => thread::end(seat),

@@ -4,7 +4,7 @@
 use client::{ChannelKind, Op, Request};
 use megalith_runtime::errno::{EINTR, EPERM, Errno};
 use megalith_runtime::nr;
-use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack};
+use megalith_runtime::ship::{self, Barrier, Forget, Head, Hello, Kind, Recall, TakeBack, Wake};
 
 use crate::body::channel::{self, Ended, HEAD_BYTES, Part};
 use crate::body::{DOOR, SPACE_CHANNEL, check, clocks, cpu, fatal, futex, map, thread};
@@ -120,6 +120,7 @@ impl SpaceChannel {
         const RECALL: u32 = Kind::Recall as u32;
         const CLOCKS: u32 = Kind::Clocks as u32;
         const TAKE_BACK: u32 = Kind::TakeBack as u32;
+        const WAKE: u32 = Kind::Wake as u32;
         match head.kind {
             HELLO => {
                 let own = Hello { space: self.space, cpu: cpu::word(), version: ship::VERSION };
@@ -134,8 +135,12 @@ impl SpaceChannel {
                 channel::send(SPACE_CHANNEL, Kind::Done, [])
             }
             TAKE_BACK => {
-                futex::give_back(&self.body::<TakeBack>(head, at));
-                channel::send(SPACE_CHANNEL, Kind::Done, [])
+                let waiting = futex::give_back(&self.body::<TakeBack>(head, at));
+                channel::send(SPACE_CHANNEL, Kind::Waiting, [Part::of(&waiting)])
+            }
+            WAKE => {
+                let waiting = futex::wake(&self.body::<Wake>(head, at));
+                channel::send(SPACE_CHANNEL, Kind::Waiting, [Part::of(&waiting)])
             }
             RECALL => {
                 // A body that has ended meanwhile is not found, and this thread keeps the signal blocked.
@@ -164,6 +169,8 @@ unsafe impl Plain for Barrier {}
 unsafe impl Plain for Recall {}
 // SAFETY: numbers.
 unsafe impl Plain for TakeBack {}
+// SAFETY: numbers.
+unsafe impl Plain for Wake {}
 
 /// membarrier(2). Home has registered for what it asks; this process does so when it is first asked.
 fn barrier(barrier: &Barrier) {

@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use megalith_runtime::errno;
 use megalith_runtime::frame::Context;
 use megalith_runtime::nr;
-use megalith_runtime::queues::{QUEUES, Slot, Use, queue_of};
-use megalith_runtime::ship::TakeBack;
+use megalith_runtime::queues::{QUEUES, Slot, Use, queue_of, rest_to_wake};
+use megalith_runtime::ship::{Lent, TakeBack, Waiting, Wake};
 use megalith_runtime::sigset::SigSet;
 
 use crate::body::answer::{self, Answer, Said};
@@ -49,36 +49,31 @@ pub fn know(seat: &mut Seat) {
 pub fn call(seat: &mut Seat, context: &Context) -> Answer {
     let r = &context.registers;
     let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-    let what = Use::of(&arguments);
-    if !what.is_simple() {
-        return Answer::Ask;
-    }
     let slot = &SLOTS[queue_of(r.rdi)];
+    match Use::of(&arguments) {
+        Use::Wait => wait_for(seat, context, slot, arguments),
+        Use::Wake => wake_from(seat, context, slot, arguments),
+        _ => Answer::Ask,
+    }
+}
+
+fn wait_for(seat: &mut Seat, context: &Context, slot: &Slot, arguments: [u64; 6]) -> Answer {
     loop {
-        if let Some(answer) = here(seat, slot, what, arguments) {
+        if let Some(answer) = wait_here(seat, slot, arguments) {
             return answer;
         }
         match answer::ask(seat, context) {
-            Said::Result(returned) => {
-                if returned.turn != 0 {
-                    slot.borrow(returned.turn as u32);
-                }
-                return Answer::Result(returned.value);
-            }
-            // Or no longer, when this comes to be read: then it is asked again.
-            Said::Lent(turn) => slot.borrow(turn as u32),
+            // Or no longer, when it comes to be looked at: then it is asked again.
+            Said::Lent(lent) => slot.borrow(lent.turn, lent.others != 0),
+            Said::Result(returned) => return Answer::Result(returned.value),
             Said::ComeHome => return Answer::GoHome,
         }
     }
 }
 
-/// Makes the call if the queue is here.
-fn here(seat: &mut Seat, slot: &Slot, what: Use, arguments: [u64; 6]) -> Option<Answer> {
+/// Waits if the queue is here.
+fn wait_here(seat: &mut Seat, slot: &Slot, arguments: [u64; 6]) -> Option<Answer> {
     let word = arguments[0];
-    if what == Use::Wake {
-        // SAFETY: the kernel judges the program's arguments, and writes nothing.
-        return slot.is_here().then(|| Answer::Result(unsafe { sys::raw(nr::FUTEX, arguments) } as u64));
-    }
     loop {
         seat.waits_for.store(word, Ordering::SeqCst);
         let result = slot.is_here().then(|| wait(seat, arguments));
@@ -95,6 +90,29 @@ fn here(seat: &mut Seat, slot: &Slot, what: Use, arguments: [u64; 6]) -> Option<
     }
 }
 
+/// Wakes who waits at home, if anybody may, and then who waits here.
+fn wake_from(seat: &mut Seat, context: &Context, slot: &Slot, mut arguments: [u64; 6]) -> Answer {
+    let mut woken = 0;
+    if !slot.is_here_alone() {
+        let returned = match answer::ask(seat, context) {
+            Said::Result(returned) => returned,
+            Said::ComeHome => return Answer::GoHome,
+            Said::Lent(_) => fatal(&[b"home lends a queue to who wakes"]),
+        };
+        if returned.lent != Lent::NOT {
+            slot.borrow(returned.lent.turn, returned.lent.others != 0);
+        }
+        woken = returned.value as i64;
+        match rest_to_wake(arguments[2], woken) {
+            Some(rest) if returned.lent != Lent::NOT => arguments[2] = rest,
+            _ => return Answer::Result(returned.value),
+        }
+    }
+    // SAFETY: the kernel judges the program's arguments, and writes nothing.
+    let here = unsafe { sys::raw(nr::FUTEX, arguments) };
+    Answer::Result(if here < 0 && woken > 0 { woken } else { here + woken } as u64)
+}
+
 /// Waits; `None` if it is over because the thread was recalled.
 fn wait(seat: &mut Seat, arguments: [u64; 6]) -> Option<i64> {
     // SAFETY: the seat's own; nobody else refers to it but the handler of RECALL, while `pass` lets that in.
@@ -109,30 +127,44 @@ fn wait(seat: &mut Seat, arguments: [u64; 6]) -> Option<i64> {
     result.filter(|_| !recalled)
 }
 
-/// Home has a queue again: whoever waits in it here is woken, and asks there.
-pub fn give_back(taken: &TakeBack) {
+/// Home has a queue again; who waits in it here.
+pub fn give_back(taken: &TakeBack) -> Waiting {
     const ALL_WAITERS: u64 = i32::MAX as u64;
     const WAKE_PRIVATE: u64 = 129;
     let number = taken.queue as usize;
     let Some(slot) = SLOTS.get(number) else { fatal(&[b"home takes back what is no queue"]) };
-    slot.give_back(taken.turn as u32);
+    slot.give_back(taken.turn);
     loop {
         let mut any = false;
-        let mut at = SEATS.load(Ordering::Acquire);
-        // SAFETY: seats in the list stay; this reads what is atomic or never changes.
-        while let Some(seat) = unsafe { at.as_ref() } {
-            let word = seat.waits_for.load(Ordering::SeqCst);
-            if word != 0 && queue_of(word) == number {
-                any = true;
+        for word in words(number) {
+            any = true;
+            if taken.empty != 0 {
                 // Fails only for what is no address, for which nobody waits.
                 let _ = safe_call!(nr::FUTEX, word, WAKE_PRIVATE, ALL_WAITERS);
             }
-            at = seat.next;
         }
-        if !any {
-            return;
+        if !any || taken.empty == 0 {
+            return Waiting { woken: 0, any: u64::from(any) };
         }
         // Who says that it waits and does not yet wait gets on; a page that it looks at may be on its way.
         let _ = safe_call!(nr::SCHED_YIELD);
     }
+}
+
+/// A thread elsewhere wakes who waits here.
+pub fn wake(wake: &Wake) -> Waiting {
+    let woken = safe_call!(nr::FUTEX, wake.word, wake.operation, wake.count, 0, 0, wake.bitset).unwrap_or(0);
+    Waiting { woken, any: u64::from(words(queue_of(wake.word)).next().is_some()) }
+}
+
+/// The words of a queue for which threads say that they wait here.
+fn words(number: usize) -> impl Iterator<Item = u64> {
+    let mut at = SEATS.load(Ordering::Acquire);
+    core::iter::from_fn(move || {
+        // SAFETY: seats in the list stay; this reads what is atomic or never changes.
+        let seat = unsafe { at.as_ref() }?;
+        at = seat.next;
+        Some(seat.waits_for.load(Ordering::SeqCst))
+    })
+    .filter(move |word| *word != 0 && queue_of(*word) == number)
 }
