@@ -2,7 +2,7 @@
 
 (a) a move of a thread, with a look at where it is; (b) a system call, at home and away; (c) a mutex that two threads
 take in turn, and a token that they hand over, asleep until it comes; (d) words that two threads count in, in one page
-and in two. Each natively, with the threads at home, and with one of them on the other host, interleaved.
+and in two, and one that another thread polls. Each natively, with the threads at home, and with one of them on the other host, interleaved.
 
 The hosts are two local ones that share this computer's CPUs, so at least two are needed, and no network is in
 the figures but loopback.
@@ -54,6 +54,7 @@ def measures(*, quick: bool) -> list[Measure]:
         Measure("handing a token over", ("handover", str(moves), "CPU0", "CPU1"), at_home=True),
         Measure("the same, both threads away", ("handover", str(moves), "CPU1", "CPU1"), at_home=False),
         Measure("adding to two words of a page", ("sharing", seconds, "CPU0", "CPU1", "64"), at_home=True),
+        Measure("adding to a word that is polled", ("polling", seconds, "CPU0", "CPU1"), at_home=True),
         Measure("adding to words of two pages", ("sharing", seconds, "CPU0", "CPU1", "4096"), at_home=True),
     ]
 

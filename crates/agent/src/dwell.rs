@@ -4,6 +4,10 @@
 //! other hosts want: `Forward` and `Invalidate` of it wait until then, and behind the first of them every later message about
 //! the page, in order.
 //!
+//! *Back-off.* A writer is disturbed by hosts that only look on: a thread that polls a word takes the right to write from it at every
+//! look. If a host that lost it so wants it back at once, with no other writer in between, the page stays twice as long the next
+//! time, up to [`STEPS_MAX`], and shorter again when it does not.
+//!
 //! *Filling.* A page whose first bytes the home host reads from a file is held according to the protocol, but not here
 //! yet: all messages about it wait until the bytes have come.
 //!
@@ -27,6 +31,11 @@ use rustc_hash::FxHashMap;
 /// CPUs are idle; a page that two hosts write to in turn then changes hands some thousand times a second at most.
 pub const DWELL: Duration = Duration::from_micros(200);
 
+/// The dwell of a page that others poll is doubled so often at most: what a poller sees is no older than 1.6 ms.
+const STEPS_MAX: u32 = 3;
+/// A writer that was not disturbed for so long is forgotten.
+const FORGET: Duration = Duration::from_millis(50);
+
 /// A message held back, with the page that came beside it.
 #[derive(Debug)]
 pub struct Held {
@@ -44,6 +53,13 @@ impl Held {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Writer {
+    lost: Instant,
+    /// Its dwell is doubled so often.
+    steps: u32,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Dwell {
@@ -51,6 +67,10 @@ pub struct Dwell {
     until: FxHashMap<PageId, Instant>,
     /// The same, oldest first.
     order: VecDeque<(Instant, PageId)>,
+    /// Pages that this host wrote, and whose right to write it lost to readers.
+    writers: FxHashMap<PageId, Writer>,
+    /// The same, oldest first.
+    losses: VecDeque<(Instant, PageId)>,
     /// And which question for their bytes is the one that counts.
     filling: FxHashMap<PageId, u32>,
     questions: u32,
@@ -69,9 +89,41 @@ impl Dwell {
             }
         }
         if !self.queues.contains_key(&page) {
-            self.until.insert(page, now + DWELL);
-            self.order.push_back((now + DWELL, page));
+            let until = now + self.length(page);
+            self.until.insert(page, until);
+            self.order.push_back((until, page));
         }
+    }
+
+    fn length(&self, page: PageId) -> Duration {
+        DWELL * (1 << self.writers.get(&page).map_or(0, |writer| writer.steps))
+    }
+
+    /// This host may no longer write the page, because another one reads it.
+    pub fn lost_to_reader(&mut self, page: PageId, now: Instant) {
+        while let Some(&(lost, page)) = self.losses.front().filter(|&&(lost, _)| lost + FORGET <= now) {
+            self.losses.pop_front();
+            if self.writers.get(&page).is_some_and(|writer| writer.lost == lost) {
+                self.writers.remove(&page);
+            }
+        }
+        self.losses.push_back((now, page));
+        self.writers.entry(page).or_insert(Writer { lost: now, steps: 0 }).lost = now;
+    }
+
+    /// This host, which can still read the page, wants to write it.
+    pub fn wants_back(&mut self, page: PageId, now: Instant) {
+        let length = self.length(page);
+        if let Some(writer) = self.writers.get_mut(&page) {
+            let disturbed = now.saturating_duration_since(writer.lost) < length;
+            writer.steps =
+                if disturbed { STEPS_MAX.min(writer.steps + 1) } else { writer.steps.saturating_sub(1) };
+        }
+    }
+
+    /// Another host writes the page.
+    pub fn lost_to_writer(&mut self, page: PageId) {
+        self.writers.remove(&page);
     }
 
     /// The bytes of pages are about to be asked for; the question's number.
@@ -185,6 +237,8 @@ impl Dwell {
     pub fn close(&mut self, gone: impl Fn(PageId) -> bool) {
         self.until.retain(|&page, _| !gone(page));
         self.order.retain(|&(_, page)| !gone(page));
+        self.writers.retain(|&page, _| !gone(page));
+        self.losses.retain(|&(_, page)| !gone(page));
         self.filling.retain(|&page, _| !gone(page));
         self.queues.retain(|&page, _| !gone(page));
         self.due.retain(|&(_, page)| !gone(page));
@@ -200,6 +254,7 @@ pub fn takes(message: &Message) -> bool {
 mod tests {
     use super::*;
 
+    const DWELL_MAX: Duration = Duration::from_micros(200 << STEPS_MAX);
     const PAGE: PageId = PageId(7);
     const OTHER: HostId = HostId(1);
     const TAKE: Message = Message::Invalidate { page: PAGE, requester: OTHER };
@@ -235,6 +290,36 @@ mod tests {
             dwell.got(PageId(n), now + n as u32 * DWELL);
         }
         assert!(dwell.until.len() <= 2 && dwell.order.len() <= 2);
+    }
+
+    #[test]
+    fn a_writer_that_is_polled_keeps_its_page_longer() {
+        let mut dwell = Dwell::default();
+        let mut now = Instant::now();
+        let mut disturb = |dwell: &mut Dwell, after| {
+            dwell.lost_to_reader(PAGE, now);
+            dwell.wants_back(PAGE, now + after);
+            now += after;
+            dwell.got(PAGE, now);
+            let lengths = (0..=STEPS_MAX).map(|steps| DWELL * (1 << steps));
+            let length = lengths.into_iter().find(|&length| dwell.admits(&TAKE, PAGE, now + length));
+            now += DWELL_MAX;
+            length.expect("no longer than the longest")
+        };
+        let soon = DWELL / 2;
+        assert_eq!([(); 4].map(|()| disturb(&mut dwell, soon)), [2, 4, 8, 8].map(|times| times * DWELL));
+        assert_eq!(disturb(&mut dwell, DWELL_MAX), 4 * DWELL, "it was not in a hurry");
+        dwell.lost_to_writer(PAGE);
+        assert_eq!(disturb(&mut dwell, soon), 2 * DWELL, "forgotten");
+        assert_eq!(disturb(&mut dwell, FORGET), DWELL, "long ago");
+    }
+
+    #[test]
+    fn writers_of_long_ago_are_forgotten() {
+        let mut dwell = Dwell::default();
+        let now = Instant::now();
+        (0..100).for_each(|n| dwell.lost_to_reader(PageId(n), now + n as u32 * FORGET / 2));
+        assert!(dwell.writers.len() <= 3 && dwell.losses.len() <= 3);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod spaces;
 mod sweeps;
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -158,7 +159,10 @@ impl State {
             Place::Mapped | Place::Evicting => {
                 match held {
                     Some(Access::Read) if fault.write => {
-                        self.waiting.entry(page).or_insert(since);
+                        if let Entry::Vacant(first) = self.waiting.entry(page) {
+                            first.insert(since);
+                            self.dwell.wants_back(page, since);
+                        }
                         self.want(page, access, fabric)?;
                     }
                     // A page that is mapped and not held is on its way to more access: who waits is woken then.

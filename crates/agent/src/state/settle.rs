@@ -151,7 +151,10 @@ impl State {
             Action::Drop { page } => {
                 let run = run_length(actions, page, |a| matches!(a, Action::Drop { .. }));
                 self.pager.remove(page, run as u64);
-                (0..run as u64).for_each(|i| _ = self.migratory.taken(offset(page, i)));
+                for page in (0..run as u64).map(|i| offset(page, i)) {
+                    self.migratory.taken(page);
+                    self.dwell.lost_to_writer(page);
+                }
                 if !self.dwell.is_quiet() {
                     let now = Instant::now();
                     for page in (0..run as u64).map(|i| offset(page, i)) {
@@ -162,7 +165,10 @@ impl State {
                 }
                 return run;
             }
-            Action::Protect { page } => self.pager.protect(page),
+            Action::Protect { page } => {
+                self.pager.protect(page);
+                self.dwell.lost_to_reader(page, Instant::now());
+            }
             Action::HandedOver { .. } => self.counters.handed_over_pages += 1,
             Action::KeptAfterAll { page, to } => {
                 self.rooms.unused(to);
