@@ -48,6 +48,21 @@ pub const PASSED: &[u32] = &[
     nr::CLOCK_GETRES,
 ];
 
+/// Which argument of a call is a path, which may name a file that shows the machine ([`crate::procfs`]).
+pub const fn path_argument(number: u32) -> Option<usize> {
+    match number {
+        nr::OPEN | nr::STAT | nr::LSTAT | nr::ACCESS | nr::READLINK | nr::CHDIR => Some(0),
+        nr::OPENAT
+        | nr::OPENAT2
+        | nr::NEWFSTATAT
+        | nr::STATX
+        | nr::FACCESSAT
+        | nr::FACCESSAT2
+        | nr::READLINKAT => Some(1),
+        _ => None,
+    }
+}
+
 const fn listed(number: u32) -> Option<Class> {
     Some(match number {
         nr::SCHED_YIELD

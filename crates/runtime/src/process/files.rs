@@ -3,7 +3,7 @@
 use megalith_runtime::errno::{EBADF, EINVAL, Errno};
 use megalith_runtime::filter::SEEN;
 use megalith_runtime::frame::Context;
-use megalith_runtime::{nr, procfs};
+use megalith_runtime::{calls, nr, procfs};
 
 use crate::block::Block;
 use crate::pass::{pass, raw};
@@ -61,7 +61,7 @@ pub fn open(number: u32, context: &mut Context) -> Opened {
 
 /// In spread mode: a call with a path, with the file that the path is to name. It may wait (a FIFO), so its signals are let in.
 pub fn forward(block: &mut Block, number: u32, mut arguments: [u64; 6], context: &Context) -> Outcome {
-    let path = view::path_argument(number).unwrap_or(0);
+    let path = calls::path_argument(number).unwrap_or(0);
     let opens = matches!(number, nr::OPEN | nr::OPENAT);
     if is_own_executable(arguments[path]) {
         match number {

@@ -21,6 +21,7 @@ use crate::load::{self, Program};
 use crate::say;
 use crate::spread::CPUS_MAX;
 use crate::sys::{self, Fd, LIMIT_STACK, Limit, safe_call};
+use crate::trap::Caught;
 use crate::travel::{self, Cpus};
 use crate::{affinity, live, machine, own, signals, space, spread, trap};
 
@@ -94,10 +95,8 @@ pub fn link_of(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// What one runtime tells the next through exec, in the variable `MEGALITH_RUNTIME`.
 #[derive(Clone, Copy, Default)]
 struct Told {
-    /// `f`: a filter is inherited.
-    filter: bool,
-    /// `s`: it is that of spread mode.
-    spread: bool,
+    /// `f`, `a`, `s`: which filter is inherited.
+    caught: Caught,
     /// `p`: the program is the descriptor [`own::PASSED`].
     passed: bool,
     /// `m` and 16 digits: the mask to start with; an exec is made with all signals blocked.
@@ -113,6 +112,9 @@ type State = [u8; STATE_BYTES];
 /// Name, `=`, letters, the mask, the CPUs, and a zero at least.
 const STATE_BYTES: usize = STATE.len() + 1 + 4 + 17 + 1 + 16 * (CPUS_MAX as usize / 64) + 1;
 
+/// Letters for filters.
+const FILTERS: [(u8, Caught); 3] = [(b'f', Caught::Few), (b'a', Caught::Alone), (b's', Caught::All)];
+
 impl Told {
     fn variable(&self) -> State {
         let mut state = [0; STATE_BYTES];
@@ -120,9 +122,13 @@ impl Told {
         state[..name.len()].copy_from_slice(name);
         state[name.len()] = b'=';
         let mut at = name.len() + 1;
-        for (said, letter) in
-            [(self.filter, b'f'), (self.spread, b's'), (self.passed, b'p'), (self.unlimited_stack, b'u')]
-        {
+        let letter_of =
+            |caught| FILTERS.iter().find(|(_, other)| *other == caught).map_or(0, |(letter, _)| *letter);
+        for (said, letter) in [
+            (self.caught != Caught::Nothing, letter_of(self.caught)),
+            (self.passed, b'p'),
+            (self.unlimited_stack, b'u'),
+        ] {
             if said {
                 state[at] = letter;
                 at += 1;
@@ -168,7 +174,7 @@ impl Variables {
     /// For a process that has the filter, blocks `mask`, and may use `cpus`.
     pub fn new(mask: SigSet, cpus: &Cpus) -> Variables {
         let cpus = (*cpus != travel::ALL_CPUS).then_some(*cpus);
-        let told = Told { filter: true, spread: spread::on(), mask: Some(mask), cpus, ..Told::default() };
+        let told = Told { caught: trap::caught(), mask: Some(mask), cpus, ..Told::default() };
         Variables { program: [0; PATH_BYTES + 32], program_bytes: 0, told, state: told.variable() }
     }
 
@@ -334,13 +340,16 @@ fn told(given: &Given) -> Told {
     });
     let letters = letters.split(|letter| matches!(letter, b'm' | b'q')).next().unwrap_or(b"");
     let has = |letter: u8| letters.contains(&letter);
-    Told { mask, cpus, filter: has(b'f'), spread: has(b's'), passed: has(b'p'), unlimited_stack: has(b'u') }
+    let caught =
+        FILTERS.iter().find(|(letter, _)| has(*letter)).map_or(Caught::Nothing, |(_, caught)| *caught);
+    Told { caught, mask, cpus, passed: has(b'p'), unlimited_stack: has(b'u') }
 }
 
-/// Spread mode, if the environment says so, or if the filter that is inherited is that mode's: every call is caught then.
+/// Spread mode, if the environment says so, or if the filter that is inherited is that mode's: calls are caught then that expand
+/// mode has no answer for.
 fn choose_mode(given: &Given, told: Told) {
     let starts = given.variable(env::SPREAD);
-    if starts.is_none() && !told.spread {
+    if starts.is_none() && told.caught < Caught::Alone {
         return;
     }
     let other = |name: &str| given.variable(name).unwrap_or(b"");
@@ -611,8 +620,6 @@ fn arm(told: Told) {
         // SAFETY: this thread's block, from here on.
         unsafe { live::list().add(first, sys::tid()) };
     }
-    // A filter of expand mode is no hindrance to that of spread mode on top of it.
-    let inherited = told.filter && (told.spread || !spread::on());
-    check(trap::arm(inherited), b"seccomp is not permitted");
+    check(trap::arm(told.caught), b"seccomp is not permitted");
     signals::start_with(told.mask);
 }

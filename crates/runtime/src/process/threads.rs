@@ -17,7 +17,7 @@ use crate::live::Left;
 use crate::lock::Lock;
 use crate::sys::{self, safe_call};
 use crate::travel::{HOME, Place};
-use crate::{affinity, away, live, machine, own, queues, say, signals, space, spread, steward, user};
+use crate::{affinity, away, live, machine, own, queues, say, signals, space, spread, steward, trap, user};
 
 mod flag {
     pub const VM: u64 = 0x100;
@@ -134,6 +134,11 @@ fn prepare(parent: &Block, context: &Context, flags: u64, child_tid: u64, rsp: u
     if flags & flag::VM == 0 {
         return Err(fork(nr::CLONE));
     }
+    // What a child of vfork(2) makes stays at home: the rest of the process does not know that it is no longer alone.
+    let may_leave = spread::on() && flags & flag::THREAD != 0 && !parent.borrowed;
+    if may_leave {
+        trap::catch_all()?;
+    }
     let taken = block::take()?;
     // SAFETY: freshly taken: ours alone until the child starts.
     let child = unsafe { &mut *taken };
@@ -155,7 +160,7 @@ fn prepare(parent: &Block, context: &Context, flags: u64, child_tid: u64, rsp: u
         &raw const child.own_table
     };
     child.travel.cpus = parent.travel.cpus;
-    if spread::on() && flags & flag::THREAD != 0 {
+    if may_leave {
         steward::ensure();
         MANY.store(true, Ordering::Relaxed);
         child.travel.may_leave = true;

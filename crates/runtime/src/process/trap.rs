@@ -1,5 +1,7 @@
 //! Caught calls: the SIGSYS handler, its table, and the filter that raises it.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use megalith_runtime::calls::{self, Class};
 use megalith_runtime::errno::{EBADF, EINVAL, ENOSYS, EPERM, Errno};
 use megalith_runtime::filter::{self, Filter, Instruction, option};
@@ -14,7 +16,7 @@ use crate::files::{self, Opened};
 use crate::pass::{pass, raw};
 use crate::sys::safe_call;
 use crate::{
-    affinity, away, cputime, exec, futex, machine, own, say, signals, space, spread, steward, threads, view,
+    affinity, away, cputime, exec, futex, machine, own, say, signals, space, spread, steward, threads,
 };
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
@@ -22,17 +24,54 @@ const SECCOMP_SET_MODE_FILTER: u64 = 1;
 const SPEC_ALLOW: u64 = 4;
 const PR_SET_NO_NEW_PRIVS: u64 = 38;
 
+/// Whether every call of the program is caught.
+static ALL: AtomicBool = AtomicBool::new(false);
+
+/// Filters that a process may have: each catches what the one before it does, and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caught {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// Expand mode's.
+    Few,
+    /// Spread mode's, of a program of one thread.
+    Alone,
+    /// Spread mode's.
+    All,
+}
+
+/// What this process catches, which its successors by exec inherit.
+pub fn caught() -> Caught {
+    match spread::on() {
+        false => Caught::Few,
+        true if ALL.load(Ordering::Relaxed) => Caught::All,
+        true => Caught::Alone,
+    }
+}
+
 /// Catches SIGSYS, in spread mode orders too, and installs the mode's filter unless this process has inherited it.
-pub fn arm(inherited: bool) -> Result<(), Errno> {
+pub fn arm(inherited: Caught) -> Result<(), Errno> {
     signals::catch(signal::SIGSYS, on_sigsys)?;
     if spread::on() {
         signals::catch(signal::SIGSTKFLT, steward::on_order)?;
     }
-    match inherited {
-        true => Ok(()),
-        false if spread::on() => install(&filter::build_spread()),
-        false => install(&filter::build()),
+    ALL.store(inherited == Caught::All, Ordering::Relaxed);
+    match caught() {
+        needed if inherited >= needed => Ok(()),
+        Caught::Alone => install(&filter::build_alone()),
+        _ => install(&filter::build()),
     }
+}
+
+/// From here on every call of the calling thread is caught, and of those that it will make: it is about to make the program's
+/// second. In spread mode.
+pub fn catch_all() -> Result<(), Errno> {
+    if !ALL.load(Ordering::Relaxed) {
+        install(&filter::build_spread())?;
+        ALL.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Installs a filter for this process, for good.
@@ -119,7 +158,7 @@ pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome
         (Class::Forwarded { .. }, nr::SHMAT) if r.rsi != 0 => {
             Outcome::Done(refused(number, r.rdi).as_return())
         }
-        (Class::Forwarded { .. }, _) if view::path_argument(number).is_some() => {
+        (Class::Forwarded { .. }, _) if calls::path_argument(number).is_some() => {
             files::forward(block, number, arguments, context)
         }
         (Class::Forwarded { .. }, nr::FUTEX) => futex::call(block, arguments, context.mask),

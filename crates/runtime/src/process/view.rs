@@ -1,27 +1,12 @@
 //! Paths that show the machine: in spread mode `/proc/cpuinfo` and the like are read from the folder that MEGALITH_VIEW names.
 
 use megalith_runtime::errno::{ENAMETOOLONG, Errno};
-use megalith_runtime::{nr, procfs};
+use megalith_runtime::procfs;
 
 use crate::{spread, user};
 
 /// Room for a path, with its terminating zero.
 pub const PATH_BYTES: usize = 4096;
-
-/// Which argument of a call is a path that may be shown so.
-pub fn path_argument(number: u32) -> Option<usize> {
-    match number {
-        nr::OPEN | nr::STAT | nr::LSTAT | nr::ACCESS | nr::READLINK | nr::CHDIR => Some(0),
-        nr::OPENAT
-        | nr::OPENAT2
-        | nr::NEWFSTATAT
-        | nr::STATX
-        | nr::FACCESSAT
-        | nr::FACCESSAT2
-        | nr::READLINKAT => Some(1),
-        _ => None,
-    }
-}
 
 /// The address of `VIEW` + `path`, written into `room`; `None` if there is no view.
 pub fn inside(path: &[u8], room: &mut [u8; PATH_BYTES]) -> Result<Option<u64>, Errno> {
