@@ -1,7 +1,7 @@
 """Where a program's threads start: on its home host, or on several hosts of the machine (docs/spread.md).
 
-Spread mode catches every system call of the program (some microseconds each), and expand mode hardly any; so what
-nobody asked for is spread only where hosts have CPUs to gain.
+Spread mode catches every system call of a program of several threads (some microseconds each), and expand mode hardly
+any; so what nobody asked for is spread only where hosts have CPUs to gain.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ def arrange(
     if threads == "auto" and (len(hosts) == 1 or one_computer):
         what = "the machine is this computer alone" if one_computer else "the machine is one host"
         return _at_home("auto", f"threads stay on {home}: {what}")
+    if silent := next((host.name for host in hosts if host.cpus is None or host.cpus < 1), None):
+        unknown = f"host {silent} does not say how many CPUs it has"
+        if threads == "auto":
+            return _at_home("auto", f"threads stay on {home}: {unknown}")
+        raise AgentError(f"{unknown}; threads can only stay at home")
     cpus = _cpus(hosts, one_computer=one_computer)
     if sum(cpus) > CPUS_MAX:
         many = f"the hosts have {sum(cpus)} CPUs, and threads are spread over {CPUS_MAX} at most"
@@ -117,11 +122,7 @@ def _at_home(threads: Threads, why: str) -> Placement:
 
 
 def _cpus(hosts: Sequence[HostFigures], *, one_computer: bool) -> tuple[int, ...]:
-    found: list[int] = []
-    for host in hosts:
-        if host.cpus is None or host.cpus < 1:
-            raise AgentError(f"host {host.name} does not say how many CPUs it has; threads can only stay at home")
-        found.append(host.cpus)
+    found = [host.cpus or 1 for host in hosts]
     return shares(found[HOME], len(hosts)) if one_computer else tuple(found)
 
 

@@ -65,7 +65,7 @@ class Options:
     hosts: int | Path
     memory_per_host: str | int | None = None
     home: str | None = None
-    threads: Threads = "expand"
+    threads: Threads = "auto"
     threads_on: Sequence[str] = ()
     policy: Policy | None = None
     explain: bool = False
@@ -84,7 +84,7 @@ def run(
     hosts: int | str | Path = 1,
     memory_per_host: str | int | None = None,
     home: str | None = None,
-    threads: Threads = "expand",
+    threads: Threads = "auto",
     threads_on: Sequence[str] = (),
     policy: Policy | None = None,
     heartbeat_s: float = HEARTBEAT_S,
@@ -103,9 +103,9 @@ def run(
         memory_per_host: budget of each host on this computer, such as ``"2G"`` (default: a fair share of
             what is available).
         home: the name of the home host, where not the first of the hosts file.
-        threads: ``"expand"`` keeps the program's threads on the home host; ``"spread"`` starts new ones on all
-            hosts; ``"auto"`` lets the scheduler move them when the home host's CPUs are full, and is the same as
-            ``"expand"`` where no other host has CPUs to offer (as with hosts on this computer).
+        threads: ``"auto"`` starts the program's threads on the home host and lets the scheduler move them when
+            its CPUs are full, and is the same as ``"expand"`` where no other host has CPUs to offer (as with hosts
+            on this computer); ``"expand"`` keeps them all at home; ``"spread"`` starts new ones on all hosts.
         threads_on: with ``"spread"``, the names of the hosts on which new threads start.
         policy: decides which threads move where (:mod:`megalith.scheduler`), in place of the one that ``"auto"``
             has, and that ``"spread"`` does without.

@@ -378,7 +378,7 @@ def test_a_policy_of_the_users_moves_threads(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_policy_without_threads_to_move_says_so(cli: Cli) -> None:
     done = cli(*LOCAL, "--quiet", "--policy", "megalith.scheduler:Random", "--", "true")
-    words = "the policy has nothing to decide: threads stay on host1 (--expand)"
+    words = "the policy has nothing to decide: threads stay on host1: the machine is this computer alone"
     assert (done.returncode, done.stderr) == (0, f"megalith: {words}\n")
 
 

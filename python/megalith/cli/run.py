@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 where threads run:
-  --expand  (default) on the home host, all of them; other hosts give memory alone. System calls cost
-            what they cost natively.
+  --auto    (default) threads start at home, and the scheduler moves some to other hosts when the home
+            host's CPUs are full, and back when that does not pay. Where no other host has CPUs to offer
+            (one host, --local) it is --expand.
+  --expand  on the home host, all of them; other hosts give memory alone. System calls cost what they
+            cost natively.
   --spread  new threads start on all hosts in turn, as many as each has CPUs, and stay there. It pays for
-            threads that compute, mostly each on memory of its own. Every system call of the program is
-            caught (some microseconds each), and those of a thread that is away are made at home.
-  --auto    threads start at home, and the scheduler moves some to other hosts when the home host's CPUs
-            are full, and back when that does not pay. Where no other host has CPUs to offer (one host,
-            --local) it is --expand; elsewhere system calls cost what they cost with --spread.
-In spread mode a program sees the CPUs and memory of all hosts (nproc, lscpu, free, numactl -H), each host
+            threads that compute, mostly each on memory of its own.
+With --auto and --spread, once a program makes a second thread every system call of it is caught (some
+microseconds each), and those of a thread that is away are made at home. A program sees the CPUs and memory of all hosts (nproc, lscpu, free, numactl -H), each host
 as a NUMA node; hosts of --local share this computer's CPUs. OMP_WAIT_POLICY is passive unless it is set.
 
 exit codes:
@@ -76,10 +76,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="threads",
         action="store_const",
         const="auto",
-        help="threads move to other hosts when that pays",
+        help="threads move to other hosts when that pays (default)",
     )
     threads.add_argument(
-        "--expand", dest="threads", action="store_const", const="expand", help="threads stay at home (default)"
+        "--expand", dest="threads", action="store_const", const="expand", help="threads stay at home"
     )
     threads.add_argument(
         "--spread", dest="threads", action="store_const", const="spread", help="threads start on all hosts"
@@ -144,7 +144,7 @@ def main(arguments: argparse.Namespace) -> int:
                 hosts=arguments.hosts or arguments.local or 1,
                 memory_per_host=arguments.memory_per_host,
                 home=arguments.home,
-                threads=arguments.threads or ("spread" if arguments.threads_on else "expand"),
+                threads=arguments.threads or ("spread" if arguments.threads_on else "auto"),
                 threads_on=arguments.threads_on,
                 policy=load_policy(arguments.policy) if arguments.policy else None,
                 explain=arguments.explain,

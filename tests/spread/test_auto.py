@@ -1,0 +1,88 @@
+"""Nobody says where threads are to run: they fill idle hosts, come together where they fight, and stay where nothing is gained.
+
+The hosts are namespaces with a CPU each, so that what one gains is not what the other loses.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from hosts import Hosts, why_no_namespaces
+from programs.native import need, run_native
+from spread.conftest import HERE, build
+
+HOSTS = 2
+COMPUTE = ["compute", "2", "900"]
+"""Some seconds for each thread."""
+
+
+@pytest.fixture(scope="module")
+def labour(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build([HERE / "sources" / "labour.c"], tmp_path_factory.mktemp("labour") / "labour", "-O2")
+
+
+@pytest.fixture
+def one_cpu_each(megalith: None) -> Iterator[Hosts]:
+    if reason := why_no_namespaces():
+        pytest.skip(reason)
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < HOSTS:
+        pytest.skip(f"{HOSTS} CPUs are needed")
+    with Hosts(HOSTS, memory="128M") as made:
+        for host, cpu in zip(made.all, cpus, strict=False):
+            host.enter += ["taskset", "--cpu-list", str(cpu)]
+        yield made.start()
+
+
+def run(hosts: Hosts, report: Path, argv: list[str], *options: str) -> tuple[cli.Outcome, dict[str, Any]]:
+    outcome = hosts.run(argv, options=["--report", str(report), *options], timeout=120)
+    assert outcome.returncode == 0, outcome.complaint
+    told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    return outcome, told
+
+
+def skip_if_busy(told: dict[str, Any]) -> None:
+    """The scheduler sends nobody to a CPU that works for others."""
+    host, threads = told["hosts"][1], told["spread"]["hosts"][1]
+    if threads["most"] == 0 and host["load"] > 0.5:
+        pytest.skip(f"the CPU of host {host['name']} was busy with other things: load {host['load']}")
+
+
+def test_threads_fill_an_idle_host(one_cpu_each: Hosts, labour: str, tmp_path: Path) -> None:
+    native = run_native([labour, *COMPUTE], cwd=tmp_path)
+    outcome, told = run(one_cpu_each, tmp_path / "report.json", [labour, *COMPUTE])
+    assert outcome.stdout == native.stdout
+    skip_if_busy(told)
+    spread = told["spread"]
+    assert spread["asked"] == "auto"
+    assert [host["cpus"] for host in spread["hosts"]] == [1, 1]
+    away = [decision for decision in spread["decisions"] if decision["target"] == "b"]
+    assert away and "CPUs are wanted on a" in away[0]["why"], spread["decisions"]
+    assert spread["hosts"][1]["cpu_s"] > 1, spread["hosts"]
+
+
+def test_threads_that_fight_come_together(one_cpu_each: Hosts, labour: str, tmp_path: Path) -> None:
+    outcome, told = run(one_cpu_each, tmp_path / "report.json", [labour, "fight", "2", "9"])
+    assert outcome.stdout.startswith(b"2 threads"), outcome.stdout
+    skip_if_busy(told)
+    decisions = told["spread"]["decisions"]
+    parted = [number for number, decision in enumerate(decisions) if decision["target"] == "b"]
+    joined = [number for number, decision in enumerate(decisions) if "together on" in decision["why"]]
+    assert parted and joined and parted[0] < joined[0], decisions
+    assert len(told["spread"]["hot"]) > 0
+
+
+def test_a_program_of_one_thread_sees_the_machine_and_stays(one_cpu_each: Hosts, tmp_path: Path) -> None:
+    outcome, told = run(one_cpu_each, tmp_path / "report.json", [need("nproc", "coreutils")])
+    assert outcome.stdout == b"2\n", "it is shown the whole machine"
+    assert told["spread"]["decisions"] == []
+
+
+def test_threads_stay_when_told_to(one_cpu_each: Hosts, labour: str, tmp_path: Path) -> None:
+    _, told = run(one_cpu_each, tmp_path / "report.json", [labour, "compute", "2", "100"], "--expand")
+    assert told.get("spread") is None
