@@ -2,7 +2,8 @@
 
 (a) a move of a thread, with a look at where it is; (b) a system call, at home and away; (c) a mutex that two threads
 take in turn, and a token that they hand over, asleep until it comes; (d) words that two threads count in, in one page
-and in two, and one that another thread polls. Each natively, with the threads at home, and with one of them on the other host, interleaved.
+and in two, and one that another thread polls. Each natively, with the threads at home, and with one of them on the
+other host, interleaved.
 
 The hosts are two local ones that share this computer's CPUs, so at least two are needed, and no network is in
 the figures but loopback.

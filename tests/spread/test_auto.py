@@ -1,4 +1,4 @@
-"""Nobody says where threads are to run: they fill idle hosts, come together where they fight, and stay where nothing is gained.
+"""Nobody says where threads are to run: they fill idle hosts, and come together where they fight.
 
 The hosts are namespaces with a CPU each, so that what one gains is not what the other loses.
 """
@@ -62,7 +62,8 @@ def test_threads_fill_an_idle_host(one_cpu_each: Hosts, labour: str, tmp_path: P
     assert spread["asked"] == "auto"
     assert [host["cpus"] for host in spread["hosts"]] == [1, 1]
     away = [decision for decision in spread["decisions"] if decision["target"] == "b"]
-    assert away and "CPUs are wanted on a" in away[0]["why"], spread["decisions"]
+    assert away, spread["decisions"]
+    assert "CPUs are wanted on a" in away[0]["why"]
     assert spread["hosts"][1]["cpu_s"] > 1, spread["hosts"]
 
 
@@ -73,7 +74,9 @@ def test_threads_that_fight_come_together(one_cpu_each: Hosts, labour: str, tmp_
     decisions = told["spread"]["decisions"]
     parted = [number for number, decision in enumerate(decisions) if decision["target"] == "b"]
     joined = [number for number, decision in enumerate(decisions) if "together on" in decision["why"]]
-    assert parted and joined and parted[0] < joined[0], decisions
+    assert parted, decisions
+    assert joined, decisions
+    assert parted[0] < joined[0], decisions
     assert len(told["spread"]["hot"]) > 0
 
 

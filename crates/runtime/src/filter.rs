@@ -25,8 +25,8 @@ pub const INSTRUCTIONS_MAX: usize = 1024;
 /// The runtime's descriptors are kept at these numbers: first, and one past the last.
 pub const OWN_DESCRIPTORS: (u32, u32) = (1000, 1008);
 
-/// In the upper half of the mode argument of open(2) and openat(2): the runtime has looked at this call. The
-/// kernel ignores those bits.
+/// In the upper half of the mode argument of open(2) and openat(2), and of futex(2)'s operation: the runtime has looked at this
+/// call. The kernel ignores those bits.
 pub const SEEN: u32 = 0x4d45_4741;
 
 const RET_ALLOW: u32 = 0x7fff_0000;
@@ -41,6 +41,7 @@ const JUMP: u16 = 0x05;
 const IF_EQUAL: u16 = 0x15;
 const IF_AT_LEAST: u16 = 0x35;
 const IF_ANY_BIT: u16 = 0x45;
+const AND: u16 = 0x54;
 
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
@@ -67,6 +68,8 @@ pub enum Condition {
     UpperIsNot(u32, u32),
     /// It is not 0.
     NotZero(u32),
+    /// It is an operation of futex(2) with which the kernel itself writes a word.
+    WritesFutex(u32),
 }
 
 /// What happens to a listed call.
@@ -90,6 +93,14 @@ pub mod option {
     pub const SET_SECCOMP: u32 = 22;
     /// Moves the kernel's idea of the program's memory.
     pub const SET_MM: u32 = 35;
+}
+
+/// futex(2)'s operations. Those before `WAKE_OP`, and the two others, leave words as they are.
+mod futex {
+    pub const OPERATION: u32 = 0x7f;
+    pub const WAKE_OP: u32 = 5;
+    pub const WAIT_BITSET: u32 = 9;
+    pub const WAKE_BITSET: u32 = 10;
 }
 
 /// The listed calls, sorted by number.
@@ -122,6 +133,7 @@ pub const RULES: &[(u32, Rule)] = &[
     (nr::MUNLOCKALL, ALWAYS),
     (nr::MODIFY_LDT, ALWAYS),
     (nr::PRCTL, Rule::Catch(&[Condition::IsEither(0, option::SET_SECCOMP, option::SET_MM)])),
+    (nr::FUTEX, Rule::Catch(&[Condition::WritesFutex(1), Condition::UpperIsNot(1, SEEN)])),
     (nr::SCHED_SETAFFINITY, ALWAYS),
     (nr::SCHED_GETAFFINITY, ALWAYS),
     (nr::REMAP_FILE_PAGES, ALWAYS),
@@ -325,6 +337,13 @@ impl Filter {
                 self.load(low_at(argument) + 4);
                 self.branch(IF_EQUAL, 0, 0, 1);
             }
+            Condition::WritesFutex(argument) => {
+                self.load(low_at(argument));
+                self.push(AND, 0, 0, futex::OPERATION);
+                self.branch(IF_AT_LEAST, futex::WAKE_OP, 0, 2);
+                self.branch(IF_EQUAL, futex::WAIT_BITSET, 1, 0);
+                self.branch(IF_EQUAL, futex::WAKE_BITSET, 0, 1);
+            }
         }
         self.ret(RET_ALLOW);
     }
@@ -364,6 +383,10 @@ mod tests {
                 }
                 JUMP => {
                     at += operand as usize;
+                    continue;
+                }
+                AND => {
+                    accumulator &= operand;
                     continue;
                 }
                 IF_EQUAL => accumulator == operand,
@@ -473,6 +496,14 @@ mod tests {
         assert!(ask(nr::PRCTL, [22, 0, 0, 0, 0, 0]) && ask(nr::PRCTL, [35, 0, 0, 0, 0, 0]));
         assert!(!ask(nr::PRCTL, [15, 0, 0, 0, 0, 0]));
         let seen = u64::from(SEEN) << 32;
+        for operation in 0..16 {
+            let futex = |operation| ask(nr::FUTEX, [0, operation, 0, 0, 0, 0]);
+            let writes = [5, 6, 7, 8, 11, 12, 13, 14, 15].contains(&operation);
+            for flags in [0, 128, 128 | 256] {
+                assert_eq!(futex(operation | flags), writes, "{operation}");
+                assert!(!futex(operation | flags | seen), "{operation}");
+            }
+        }
         assert!(ask(nr::OPENAT, [0; 6]) && !ask(nr::OPENAT, [0, 0, 0, seen | 0o644, 0, 0]));
         assert!(ask(nr::OPEN, [0; 6]) && !ask(nr::OPEN, [0, 0, seen, 0, 0, 0]));
         assert!(ask(nr::DUP3, [0, 1001, 0, 0, 0, 0]) && !ask(nr::DUP3, [1001, 5, 0, 0, 0, 0]));

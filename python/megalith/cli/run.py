@@ -24,8 +24,9 @@ where threads run:
   --spread  new threads start on all hosts in turn, as many as each has CPUs, and stay there. It pays for
             threads that compute, mostly each on memory of its own.
 With --auto and --spread, once a program makes a second thread every system call of it is caught (some
-microseconds each), and those of a thread that is away are made at home. A program sees the CPUs and memory of all hosts (nproc, lscpu, free, numactl -H), each host
-as a NUMA node; hosts of --local share this computer's CPUs. OMP_WAIT_POLICY is passive unless it is set.
+microseconds each), and those of a thread that is away are made at home. A program sees the CPUs and memory
+of all hosts (nproc, lscpu, free, numactl -H), each host as a NUMA node; hosts of --local share this
+computer's CPUs. OMP_WAIT_POLICY is passive unless it is set.
 
 exit codes:
   the program's own, or 128 + n if signal n ended it; and
@@ -78,9 +79,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         const="auto",
         help="threads move to other hosts when that pays (default)",
     )
-    threads.add_argument(
-        "--expand", dest="threads", action="store_const", const="expand", help="threads stay at home"
-    )
+    threads.add_argument("--expand", dest="threads", action="store_const", const="expand", help="threads stay at home")
     threads.add_argument(
         "--spread", dest="threads", action="store_const", const="spread", help="threads start on all hosts"
     )

@@ -1,4 +1,4 @@
-//! futex(2) in spread mode, at home: a thread's own, or its deputy's.
+//! futex(2) at home: in spread mode a thread's own, or its deputy's; in expand mode what the kernel writes.
 //!
 //! Where the kernel itself writes a futex word (priority inheritance, FUTEX_WAKE_OP) it does not wait for a page that another host
 //! has: it answers EFAULT. Then the page is brought first, and the call is made again.
@@ -6,6 +6,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use megalith_runtime::errno::EFAULT;
+use megalith_runtime::filter::SEEN;
 use megalith_runtime::frame::Context;
 use megalith_runtime::queues::{Use, has_second_word, rest_to_wake};
 use megalith_runtime::ship::{Lent, Wake};
@@ -83,6 +84,21 @@ fn native(block: &mut Block, arguments: [u64; 6], mask: SigSet) -> Outcome {
         }
     }
     Outcome::Done(EFAULT.as_return())
+}
+
+/// In expand mode: brings the pages that the kernel is to write, and has the program make the call again, marked as seen. They have only
+/// just come then, and the oldest go first.
+pub fn make_ready(context: &mut Context) {
+    let registers = &mut context.registers;
+    // Where there is no such page the kernel says so.
+    bring(registers.rdi);
+    if has_second_word(registers.rsi) {
+        bring(registers.r8);
+    }
+    registers.rsi = registers.rsi & 0xffff_ffff | u64::from(SEEN) << 32;
+    registers.rax = u64::from(nr::FUTEX);
+    // Back to the two bytes of `syscall`.
+    registers.rip -= 2;
 }
 
 /// futex_waitv(2) and its like, which name their words in other ways: no queue leaves home any more.
