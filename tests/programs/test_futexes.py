@@ -1,4 +1,4 @@
-"""The kernel writes futex words whose pages have been evicted: it does not wait for them, so the runtime brings them."""
+"""Futex words that the kernel writes, in evicted pages: it does not wait for them, so the runtime brings them first."""
 
 import subprocess
 from pathlib import Path
