@@ -6,12 +6,15 @@ what it could), and whatever else loads the host. Then, in this order:
 1. Threads of a process that *fight* (they are on several hosts, they wait, and pages that hosts take from each other
    explain it) are gathered on one host.
 2. A process that is spread and gets no more CPU time than before comes home: spreading does not pay.
-3. A process whose threads home has had room for, all of them, for a while comes home: calls are cheaper there.
-4. Where more CPUs are wanted than a host has, busy threads go to hosts with idle ones.
+3. A process whose threads home has had room for, all of them, for a while comes home: calls are cheaper there. Those
+   that are with their data stay.
+4. A thread that waits for pages of another host, most of them of one, goes there, if that host has an idle CPU.
+5. Where more CPUs are wanted than a host has, busy threads go to hosts with idle ones.
 
 Against restlessness: a want must be seen twice; no thread is ordered about more than once in `STILL_S`; a process that
 was gathered is let alone for a time that doubles every time, up to `PATIENCE_S_MAX`, and so does the time of rule 3. A
-host to which threads do not go when told (its CPU may differ) is told no more.
+host to which threads do not go when told (its CPU may differ) is told no more. A thread that waits at its data no less
+than before is let alone likewise: its data are everywhere.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ PAGE_S: Final = 100e-6
 """What a page that is taken costs who wants it back. Measured: 60 to 150 µs."""
 DWELL_S: Final = 200e-6
 """What waiting for a page that has only just come costs (crates/agent, `dwell.rs`)."""
+WAITS: Final = 0.3
+"""A thread that waits for pages of other hosts so much of its time is taken to them."""
 REFUSALS_MAX: Final = 3
 
 
@@ -58,6 +63,19 @@ class _Process:
 class _Order:
     host: int
     when_s: float
+
+
+@dataclass(slots=True)
+class _Follower:
+    """A thread that was taken to its data."""
+
+    host: int
+    since_s: float
+    waited: float
+    """Of its time, before."""
+    patience_s: float
+    judged: bool = False
+    pays: bool = True
 
 
 class _Wanted:
@@ -99,6 +117,9 @@ class BalancePolicy:
         self._processes: dict[int, _Process] = {}
         self._orders: dict[tuple[int, int], _Order] = {}
         self._refusals: Counter[int] = Counter()
+        self._followers: dict[tuple[int, int], _Follower] = {}
+        self._drawn: Counter[tuple[tuple[int, int], int]] = Counter()
+        """For how many looks in a row a thread has waited for a host's pages."""
         self._full: Counter[int] = Counter()
         """For how many looks in a row more CPUs have been wanted on a host than it has."""
 
@@ -109,8 +130,7 @@ class BalancePolicy:
         moves: list[Move] = []
         for pid, threads in by_process(view.threads).items():
             moves += self._together(view, self._processes.setdefault(pid, _Process()), threads, wanted)
-        if not moves:
-            moves = self._fill(view, wanted)
+        moves = moves or self._to_data(view, wanted) or self._fill(view, wanted)
         for move in moves:
             self._orders[move.pid, move.tid] = _Order(move.host, view.now_s)
         return moves
@@ -119,6 +139,7 @@ class BalancePolicy:
         """Forgets who has ended, and notes which orders were not followed."""
         there = {(thread.pid, thread.tid): thread for thread in view.threads}
         self._processes = {p: kept for p, kept in self._processes.items() if any(pid == p for pid, _ in there)}
+        self._followers = {key: kept for key, kept in self._followers.items() if key in there}
         for key, order in list(self._orders.items()):
             thread = there.get(key)
             if thread is not None and view.now_s - order.when_s < STILL_S:
@@ -164,6 +185,7 @@ class BalancePolicy:
 
     def _come_home(self, view: MachineView, process: _Process, away: list[ThreadView], wanted: _Wanted) -> list[Move]:
         """Rule 3."""
+        away = [thread for thread in away if not self._is_with_its_data(thread)]
         coming = sum(1 for thread in away if thread.cpu >= ACTIVE)
         if wanted.excess(HOME) + coming > 0:
             process.room_since_s = None
@@ -177,8 +199,50 @@ class BalancePolicy:
         why = f"{view.hosts[HOME].name} has room for all threads again"
         return [wanted.move(thread, HOME, why) for thread in away]
 
-    def _fill(self, view: MachineView, wanted: _Wanted) -> list[Move]:
+    def _is_with_its_data(self, thread: ThreadView) -> bool:
+        follower = self._followers.get(_key(thread))
+        return follower is not None and follower.host == thread.host and follower.pays
+
+    def _to_data(self, view: MachineView, wanted: _Wanted) -> list[Move]:
         """Rule 4."""
+        drawn: Counter[tuple[tuple[int, int], int]] = Counter()
+        moves: list[Move] = []
+        for thread in view.threads:
+            follower = self._followers.get(_key(thread))
+            if follower is not None and not self._may_follow(view, thread, follower):
+                continue
+            target, waits = _drawn_to(thread)
+            if waits < WAITS or _key(thread) in self._orders or self._refusals[target] >= REFUSALS_MAX:
+                continue
+            if view.now_s < self._processes[thread.pid].not_before_s or wanted.excess(target) > -1:
+                continue
+            mark = _key(thread), target
+            drawn[mark] = self._drawn[mark] + 1
+            if drawn[mark] < 2:
+                continue
+            patience_s = 2 * follower.patience_s if follower else PATIENCE_S
+            self._followers[_key(thread)] = _Follower(target, view.now_s, waits, min(PATIENCE_S_MAX, patience_s))
+            name = view.hosts[target].name
+            self._note_spread(view, thread, wanted)
+            moves.append(wanted.move(thread, target, f"it waits {waits:.0%} of its time for pages that {name} has"))
+            if not wanted.is_busy(thread):
+                wanted.cpus[target] += 1  # There it will be.
+        self._drawn = drawn
+        return moves
+
+    def _may_follow(self, view: MachineView, thread: ThreadView, follower: _Follower) -> bool:
+        """Judges, when it is time to, whether it paid to take the thread to its data; whether it may go on."""
+        if view.now_s - follower.since_s < STILL_S:
+            return False
+        if not follower.judged:
+            follower.judged = True
+            follower.pays = thread.host == follower.host and sum(thread.waits) < 0.75 * follower.waited
+        if follower.pays:
+            follower.patience_s = PATIENCE_S
+        return follower.pays or view.now_s - follower.since_s >= follower.patience_s
+
+    def _fill(self, view: MachineView, wanted: _Wanted) -> list[Move]:
+        """Rule 5."""
         moves: list[Move] = []
         targets = [host for host in view.hosts if self._refusals[host.number] < REFUSALS_MAX]
         for source in view.hosts:
@@ -221,6 +285,14 @@ class BalancePolicy:
 
 def _key(thread: ThreadView) -> tuple[int, int]:
     return thread.pid, thread.tid
+
+
+def _drawn_to(thread: ThreadView) -> tuple[int, float]:
+    """The host for whose pages a thread waits, if most of them are there, and the part of its time that it does so."""
+    if not thread.waits:
+        return HOME, 0.0
+    waits, host = max((waits, host) for host, waits in enumerate(thread.waits))
+    return host, waits if host != thread.host and waits > sum(thread.waits) / 2 else 0.0
 
 
 def _meeting_place(threads: list[ThreadView], wanted: _Wanted) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 SCHEMA_VERSION: Final = 1
@@ -78,6 +78,8 @@ class ThreadFigures:
     """How often it has changed hosts."""
     why: str
     """What brought it there."""
+    waited_ms: dict[str, int] = field(default_factory=dict)
+    """How long it has waited for pages on the host where it is, by the host that sent them."""
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> ThreadFigures:
@@ -90,6 +92,7 @@ class ThreadFigures:
             cpu_ms=_count(data["cpu_ms"]),
             moves=_count(data["moves"]),
             why=str(data["why"]),
+            waited_ms={str(host): _count(ms) for host, ms in data.get("waited_ms", {}).items()},
         )
 
 

@@ -51,6 +51,8 @@ class ThreadView:
     cpu: float = 0.0
     """CPUs it used since the last heartbeat: from 0 to 1."""
     moves: int = 0
+    waits: tuple[float, ...] = ()
+    """By host: the part of the time, since the last heartbeat, in which it waited for pages that came from there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ class Watch:
         """Between the last two heartbeats."""
         self._hosts: tuple[Sequence[HostFigures], Sequence[HostFigures]] = ((), ())
         """Before, and now."""
-        self._now: dict[tuple[int, int], tuple[ThreadFigures, float]] = {}
-        """Threads that live, and how much CPU each used lately."""
+        self._now: dict[tuple[int, int], tuple[ThreadFigures, float, tuple[float, ...]]] = {}
+        """Threads that live, how much CPU each used lately, and how much of the time it waited for each host."""
         self._known: dict[tuple[int, int], ThreadFigures] = {}
         self._orders: dict[tuple[int, int], tuple[str, int, float]] = {}
         """Where threads were told to go, how often they had moved then, and when that was."""
@@ -43,7 +43,7 @@ class Watch:
         """Takes in a heartbeat; returns the seconds since the one before."""
         self._seconds, self._seen_s = now_s - self._seen_s, now_s
         self._hosts = (self._hosts[1], hosts)
-        self._now = {(t.pid, t.tid): (self._expected(t, now_s), self._cpu(t)) for t in threads}
+        self._now = {(t.pid, t.tid): (self._expected(t, now_s), self._cpu(t), self._waits(t)) for t in threads}
         self._known |= {(t.pid, t.tid): t for t in threads}
         for key in list(self._known)[: max(0, len(self._known) - THREADS_MAX)]:
             if key not in self._now:
@@ -58,6 +58,16 @@ class Watch:
         used_s = max(0, thread.cpu_ms - (before.cpu_ms if before else 0)) / 1000
         self._cpu_s[thread.host] = self._cpu_s.get(thread.host, 0.0) + used_s
         return min(1.0, used_s / self._seconds) if self._seconds > 0 else 0.0
+
+    def _waits(self, thread: ThreadFigures) -> tuple[float, ...]:
+        before = self._known.get((thread.pid, thread.tid))
+        # What it waited for elsewhere, before it came here, is another count.
+        old = before.waited_ms if before and (before.host, before.moves) == (thread.host, thread.moves) else None
+        if old is None or self._seconds <= 0:
+            return ()
+        names = [host.name for host in self._hosts[1]]
+        new_ms = (thread.waited_ms.get(name, 0) - old.get(name, 0) for name in names)
+        return tuple(min(1.0, max(0, ms) / 1000 / self._seconds) for ms in new_ms)
 
     def _take_hot(self, hosts: Sequence[HostFigures]) -> None:
         # A host counts how often a page has left it; both ends of a fight do.
@@ -80,16 +90,19 @@ class Watch:
         numbers = {host.name: number for number, host in enumerate(now)}
         old = {host.name: host for host in before}
         hosts = [self._host(number, host, old.get(host.name)) for number, host in enumerate(now)]
-        threads = [ThreadView(t.pid, t.tid, t.name, numbers[t.host], cpu, t.moves) for t, cpu in self._now.values()]
+        threads = [
+            ThreadView(t.pid, t.tid, t.name, numbers[t.host], cpu, t.moves, waits)
+            for t, cpu, waits in self._now.values()
+        ]
         hot = [PageView(pid, address, rate) for (pid, address), rate in self._hot_rates.items()]
         return MachineView(now_s, tuple(hosts), tuple(threads), tuple(hot))
 
     def ordered(self, pid: int, tid: int, host: int, now_s: float) -> None:
         """A thread has been told to go to a host. That counts as done for a while, because heartbeats lag behind."""
         key = pid, tid
-        thread, cpu = self._now[key]
+        thread, cpu, waits = self._now[key]
         self._orders[key] = (self._hosts[1][host].name, self._known[key].moves, now_s)
-        self._now[key] = (dataclasses.replace(thread, host=self._orders[key][0]), cpu)
+        self._now[key] = (dataclasses.replace(thread, host=self._orders[key][0]), cpu, waits)
 
     def _expected(self, thread: ThreadFigures, now_s: float) -> ThreadFigures:
         """A thread where it was told to go, until it has moved or has had time to."""

@@ -20,10 +20,13 @@ class Thread:
     tid: int
     wants: Callable[[float], float] = lambda now_s: 1.0
     group: str = ""
+    data: Callable[[float], int] | None = None
+    """The host whose pages it needs; elsewhere it waits for them most of the time."""
     pid: int = PID
     host: int = 0
     moves: int = 0
     cpu: float = 0.0
+    waits: tuple[float, ...] = ()
     done_s: float = 0.0
 
 
@@ -56,6 +59,10 @@ class Machine:
             if thread.group and len(spread[thread.group]) > 1:
                 taken[thread.host] += 1500 * wants[thread.tid]
                 wants[thread.tid] *= 0.4
+            if thread.data:
+                far = thread.data(self.now_s) if thread.data(self.now_s) != thread.host else None
+                thread.waits = tuple(0.7 if host == far else 0.0 for host in range(len(self.cpus)))
+                wants[thread.tid] *= 1.0 if far is None else 0.3
         for host, cpus in enumerate(self.cpus):
             here = [t for t in self.threads if t.host == host]
             room = cpus - self.strangers.get(host, 0.0)
@@ -65,7 +72,7 @@ class Machine:
                 thread.done_s += thread.cpu * LOOK_S
         load = [sum(t.cpu for t in self.threads if t.host == n) + self.strangers.get(n, 0.0) for n in range(len(taken))]
         hosts = [HostView(n, "abcdefgh"[n], cpus, load[n], taken[n], taken[n]) for n, cpus in enumerate(self.cpus)]
-        threads = [ThreadView(t.pid, t.tid, "worker", t.host, t.cpu, t.moves) for t in self.threads]
+        threads = [ThreadView(t.pid, t.tid, "worker", t.host, t.cpu, t.moves, t.waits) for t in self.threads]
         return MachineView(self.now_s, tuple(hosts), tuple(threads))
 
     def carry_out(self, move: Move) -> None:
@@ -157,6 +164,38 @@ def test_fights_grow_rarer() -> None:
     alone.run(BalancePolicy(), 600)
     done, best = (sum(t.done_s for t in m.threads) for m in (machine, alone))
     assert done >= 0.9 * best, "the price of having tried"
+
+
+def test_threads_go_to_their_data_and_stay() -> None:
+    threads = crowd(4)
+    threads[1].data = lambda now_s: 1
+    threads[2].data = threads[3].data = lambda now_s: 2
+    machine = Machine([4, 1, 1], threads)
+    machine.run(BalancePolicy(), 120)
+    assert [t.host for t in threads[:2]] == [0, 1]
+    assert sorted(t.host for t in threads[2:]) == [0, 2], "there is one CPU for the two of them"
+    assert len(machine.orders) == 2
+    assert machine.orders[0][1].why == "it waits 70% of its time for pages that b has"
+
+
+def test_threads_whose_data_are_everywhere_are_taken_about_ever_more_rarely() -> None:
+    threads = crowd(2)
+    threads[1].data = lambda now_s: 1 - threads[1].host
+    machine = Machine([2, 2], threads)
+    machine.run(BalancePolicy(), 600)
+    minutes = Counter(int(when_s // 120) for when_s, _ in machine.orders)
+    assert 1 <= minutes[0] <= 6
+    assert minutes[3] + minutes[4] <= 2, minutes
+
+
+def test_a_thread_follows_its_data() -> None:
+    threads = crowd(2)
+    threads[1].data = lambda now_s: 1 if now_s < 60 else 2
+    machine = Machine([2, 2, 2], threads)
+    machine.run(BalancePolicy(), 50)
+    assert threads[1].host == 1
+    machine.run(BalancePolicy(), 50)
+    assert threads[1].host == 2
 
 
 def test_what_gains_nothing_comes_home() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,22 @@ def thread(tid: int, host: str, cpu_ms: int, moves: int = 0) -> ThreadFigures:
     return ThreadFigures(9, tid, "w", host, cpu_ms, moves, "started")
 
 
+def test_waits_become_parts_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megalith.watch.time.monotonic", lambda: 100.0)
+    watch = Watch([2, 4])
+    hosts = [figures("a"), figures("b")]
+
+    def look(now_s: float, moves: int, **waited_ms: int) -> tuple[float, ...]:
+        there = dataclasses.replace(thread(9, "a", 0, moves), waited_ms=waited_ms)
+        watch.take(now_s, hosts, [there])
+        return watch.look(now_s).threads[0].waits
+
+    assert look(101.0, 0, b=400) == (), "since when?"
+    assert look(103.0, 0, b=1400) == (0.0, 0.5)
+    assert look(104.0, 1, b=9000) == (), "it has been elsewhere"
+    assert look(105.0, 1, a=100, b=9999) == (0.1, 0.999)
+
+
 def test_counts_become_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megalith.watch.time.monotonic", lambda: 100.0)
     watch = Watch([2, 4])
@@ -68,7 +85,7 @@ def test_counts_become_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.take(103.0, hosts, [thread(9, "a", 1900), thread(10, "b", 5100, 1)]) == 2.0
     view = watch.look(103.5)
     assert view.hosts == (HostView(0, "a", 2, 0.0, 25.0, 1.0), HostView(1, "b", 4, 3.5))
-    assert view.threads == (ThreadView(9, 9, "w", 0, 0.5), ThreadView(9, 10, "w", 1, 1.0, 1))
+    assert view.threads == (ThreadView(9, 9, "w", 0, 0.5, 0, (0.0, 0.0)), ThreadView(9, 10, "w", 1, 1.0, 1))
     assert {(page.address, page.moves_per_s) for page in view.hot} == {(4096, 55.0), (8192, 0.5)}
     assert [(h.host, h.cpus, h.most, h.cpu_s) for h in watch.by_host()] == [("a", 2, 2, 2.0), ("b", 4, 1, 5.0)]
     assert watch.hot() == (HotPage(4096, 9, 110), HotPage(8192, 9, 1))

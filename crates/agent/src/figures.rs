@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::fetches::Fetched;
+
 /// Faults by what they found.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Faults {
@@ -117,6 +119,9 @@ pub struct Figures {
     /// To home alone: the threads of body processes here, and their CPU time in milliseconds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bodies: Vec<(u64, u64)>,
+    /// To home alone: how long they have waited for pages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fetches: Vec<Fetched>,
 }
 
 /// A page that hosts take from each other.

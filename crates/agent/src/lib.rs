@@ -12,6 +12,7 @@ mod clients;
 mod control;
 mod dwell;
 mod evictor;
+mod fetches;
 mod figures;
 mod hot;
 mod machine;

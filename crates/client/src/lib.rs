@@ -136,8 +136,8 @@ pub struct Reply {
 }
 
 /// userfaultfd features that a client must have asked for: MISSING_SHMEM, MINOR_SHMEM,
-/// PAGEFAULT_FLAG_WP, WP_HUGETLBFS_SHMEM, EXACT_ADDRESS (linux/userfaultfd.h).
-pub const UFFD_FEATURES: u64 = (1 << 5) | (1 << 10) | (1 << 0) | (1 << 12) | (1 << 11);
+/// PAGEFAULT_FLAG_WP, WP_HUGETLBFS_SHMEM, EXACT_ADDRESS, THREAD_ID (linux/userfaultfd.h).
+pub const UFFD_FEATURES: u64 = (1 << 5) | (1 << 10) | (1 << 0) | (1 << 12) | (1 << 11) | (1 << 8);
 
 /// What the runtime finds in its environment; it removes these before the program sees them.
 pub mod env {

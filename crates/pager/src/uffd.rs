@@ -93,6 +93,8 @@ pub struct Fault {
     pub write: bool,
     /// The page is in the memfd but not in this client's page table.
     pub minor: bool,
+    /// The thread, as it knows itself (gettid(2)); 0 where the client has not asked for that.
+    pub thread: u32,
 }
 
 /// How a mapping call ended.
@@ -152,6 +154,7 @@ impl Uffd {
                 address: event.address,
                 write: event.flags & (FAULT_WRITE | FAULT_WP) != 0,
                 minor: event.flags & FAULT_MINOR != 0,
+                thread: event.ptid as u32,
             });
         }
         Ok(())

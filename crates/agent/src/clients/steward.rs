@@ -9,6 +9,7 @@ use client::{Op, Reply, Request, Why};
 use coherence::HostId;
 use pager::SpaceId;
 use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
 use serde::Serialize;
 
 use super::Refusal;
@@ -34,6 +35,9 @@ pub struct Thread {
     cpu_ms: u64,
     moves: u64,
     why: &'static str,
+    /// How long it has waited for pages where it is, in milliseconds, by the host that sent them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    waited_ms: BTreeMap<String, u64>,
 }
 
 /// Where a thread is.
@@ -70,12 +74,13 @@ struct Steward {
 pub struct Stewards(Mutex<BTreeMap<SpaceId, Steward>>);
 
 impl Stewards {
-    /// The threads of every spread program. `member` names a host; `cpu_ms` says what a thread of a body process has used, as
-    /// far as its host has said.
+    /// The threads of every spread program. `member` names a host; `cpu_ms` says what a thread of a body process has used, and
+    /// `waited_us` how long one of any host has waited for pages, by the number of the host that sent them, as far as its host has said.
     pub fn threads(
         &self,
         member: impl Fn(HostId) -> String,
         cpu_ms: impl Fn(HostId, u64) -> Option<u64>,
+        waited_us: impl Fn(HostId, u64) -> Vec<u64>,
     ) -> Vec<Thread> {
         let mut out = Vec::new();
         for Steward { pid, threads, .. } in self.0.lock().values_mut() {
@@ -85,6 +90,8 @@ impl Stewards {
                 for (&host, visit) in &mut placed.visits {
                     visit.cpu_ms = cpu_ms(host, visit.tid).unwrap_or(visit.cpu_ms).max(visit.cpu_ms);
                 }
+                let tid_there = placed.visits.get(&placed.host).map_or(tid, |visit| visit.tid);
+                let waited = (0u16..).zip(waited_us(placed.host, tid_there)).filter(|&(_, us)| us >= 1000);
                 let away: u64 = placed.visits.values().map(|visit| visit.cpu_ms).sum();
                 out.push(Thread {
                     pid: *pid,
@@ -94,10 +101,16 @@ impl Stewards {
                     cpu_ms: placed.home_ms + placed.gone_ms + away,
                     moves: placed.moves,
                     why: word(placed.why),
+                    waited_ms: waited.map(|(from, us)| (member(HostId(from)), us / 1000)).collect(),
                 });
             }
         }
         out
+    }
+
+    /// The threads at home of every spread program.
+    pub fn tids(&self) -> FxHashSet<u64> {
+        self.0.lock().values().flat_map(|steward| steward.threads.keys().copied()).collect()
     }
 
     /// The process that opened a space, if it has a steward.
@@ -237,7 +250,7 @@ mod tests {
         let placed = |host, tid, why| stewards.placed(space, home, 9, (host, tid), why);
         let look = |ms: &'static [(HostId, u64, u64)]| {
             let cpu_ms = |host, tid| ms.iter().find(|m| (m.0, m.1) == (host, tid)).map(|m| m.2);
-            let threads = stewards.threads(|host| host.0.to_string(), cpu_ms);
+            let threads = stewards.threads(|host| host.0.to_string(), cpu_ms, |_, _| Vec::new());
             threads.first().map(|t| (t.host.clone(), t.cpu_ms, t.moves, t.why))
         };
         placed(home, 9, Why::Started);
@@ -259,8 +272,17 @@ mod tests {
             Some(("1".into(), 451, 3, "ordered")),
             "another thread there"
         );
+        let waited = |place, thread| {
+            let waited_us =
+                |host, tid| if (host, tid) == (place, thread) { vec![5000, 999, 1_000_000] } else { vec![] };
+            let threads = stewards.threads(|host| host.0.to_string(), |_, _| None, waited_us);
+            threads[0].waited_ms.clone().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(waited(b, 71), [("0".into(), 5), ("2".into(), 1000)]);
+        assert_eq!(waited(c, 70), [], "it is not there");
         placed(home, 9, Why::Signal);
         assert_eq!(look(&[]), Some(("0".into(), 451, 4, "signal")));
+        assert_eq!(waited(home, 9).len(), 2);
         placed(home, 9, Why::Ended);
         assert_eq!(look(&[]), None);
     }

@@ -6,10 +6,11 @@ use std::time::Instant;
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Lost};
 use pager::SpaceId;
-use rustc_hash::FxHashMap;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{End, Machine};
+use crate::fetches::Fetched;
 use crate::state::State;
 use crate::wire::{self, Said};
 
@@ -92,11 +93,14 @@ impl Machine {
             Said::Swept(token) => state.swept(token),
             Said::Figures(json) => {
                 if let Ok(mut figures) = serde_json::from_slice::<Value>(json) {
-                    let bodies = figures.as_object_mut().and_then(|f| f.remove("bodies"));
-                    let times = bodies.and_then(|bodies| serde_json::from_value(bodies).ok());
-                    state.body_times[usize::from(from.0)] = times.map(pairs).unwrap_or_default();
-                    state.others[usize::from(from.0)].replace(figures);
-                    state.figures_heard[usize::from(from.0)] += 1;
+                    let host = usize::from(from.0);
+                    let mut take = |name| figures.as_object_mut().and_then(|f| f.remove(name));
+                    let times: Vec<(u64, u64)> = take("bodies").and_then(parsed).unwrap_or_default();
+                    let fetches: Vec<Fetched> = take("fetches").and_then(parsed).unwrap_or_default();
+                    state.body_times[host] = times.into_iter().collect();
+                    state.body_fetches[host] = fetches.into_iter().map(|f| (f.tid, f)).collect();
+                    state.others[host].replace(figures);
+                    state.figures_heard[host] += 1;
                 }
             }
             Said::FiguresAsk => return Some(After::Figures),
@@ -110,8 +114,8 @@ impl Machine {
     }
 }
 
-fn pairs(times: Vec<(u64, u64)>) -> FxHashMap<u64, u64> {
-    times.into_iter().collect()
+fn parsed<T: DeserializeOwned>(value: Value) -> Option<T> {
+    serde_json::from_value(value).ok()
 }
 
 /// What a message asks for that is done without the lock.

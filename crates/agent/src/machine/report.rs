@@ -11,6 +11,8 @@ use crate::figures::{Figures, HotPage};
 use crate::procfs;
 use crate::wire;
 
+const HOME: HostId = HostId(0);
+
 impl Machine {
     /// This host's figures.
     pub fn figures(&self) -> Figures {
@@ -20,6 +22,11 @@ impl Machine {
         };
         let bodies = self.body_threads();
         let mut state = self.lock();
+        // Home's own are told by thread.
+        let fetches = match self.invitation.me {
+            HOME => Vec::new(),
+            _ => state.fetches.report(|tid| bodies.iter().any(|&(body, _)| body == tid)),
+        };
         let hot = |(page, moves)| HotPage { page: address(page), space: SpaceId::of(page).0, moves };
         let hot = state.hot.report().into_iter().map(hot).collect();
         let holdings = state.pager.holdings();
@@ -46,6 +53,7 @@ impl Machine {
             dwelled: state.counters.dwelled,
             hot,
             bodies,
+            fetches,
         }
     }
 
@@ -59,9 +67,18 @@ impl Machine {
 
     /// Where the threads of spread programs are.
     pub fn threads(&self) -> Vec<Thread> {
-        let times = self.lock().body_times.clone();
+        let known = self.stewards.tids();
+        let (times, fetches) = {
+            let mut state = self.lock();
+            let here = state.fetches.report(|tid| known.contains(&tid));
+            let mut fetches = state.body_fetches.clone();
+            fetches[usize::from(self.invitation.me.0)] = here.into_iter().map(|f| (f.tid, f)).collect();
+            (state.body_times.clone(), fetches)
+        };
+        let waited = |host: HostId, tid| fetches[usize::from(host.0)].get(&tid).map(|f| f.waited_us.clone());
         let member = |host: HostId| self.invitation.members[usize::from(host.0)].name.clone();
-        self.stewards.threads(member, |host, tid| times[usize::from(host.0)].get(&tid).copied())
+        let cpu_ms = |host: HostId, tid| times[usize::from(host.0)].get(&tid).copied();
+        self.stewards.threads(member, cpu_ms, |host, tid| waited(host, tid).unwrap_or_default())
     }
 
     /// Puts the process in place of the space of each hot page; of programs that have ended there is none.
@@ -102,7 +119,7 @@ impl Machine {
     pub fn send_figures(&self) {
         if let Some(fabric) = self.fabric() {
             let json = serde_json::to_vec(&self.figures()).expect("figures are plain");
-            fabric.send(HostId(0), &[&wire::FIGURES_HEAD, &json]);
+            fabric.send(HOME, &[&wire::FIGURES_HEAD, &json]);
             fabric.flush();
         }
     }

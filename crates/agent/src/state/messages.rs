@@ -131,7 +131,7 @@ impl State {
         }
         let migratory = takes(&message) && message.page().is_some_and(|page| self.migratory.taken(page));
         self.tell(Event::Message { from, epoch: self.epoch, message, idle: idle || migratory })?;
-        self.carry_out(beside, fabric);
+        self.carry_out(from, beside, fabric);
         Ok(())
     }
 

@@ -35,6 +35,7 @@ use settle::Arrived;
 pub use spaces::{first_space, home_of};
 use sweeps::Sweeps;
 
+use crate::fetches::{Fetched, Fetches};
 use crate::figures::{Counters, Kind};
 use crate::hot::Hot;
 use crate::migratory::Migratory;
@@ -52,6 +53,14 @@ pub enum Served {
     NoRoom,
 }
 
+/// A thread that waits for a page.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// When it began to.
+    since: Instant,
+    thread: u32,
+}
+
 /// See the module's text.
 pub struct State {
     /// The protocol.
@@ -66,6 +75,8 @@ pub struct State {
     pub others: Vec<Option<serde_json::Value>>,
     /// The CPU time in milliseconds of threads of body processes, as their hosts said last, by host.
     pub body_times: Vec<FxHashMap<u64, u64>>,
+    /// And how long they have waited for pages.
+    pub body_fetches: Vec<FxHashMap<u64, Fetched>>,
     /// Pages that leave here again and again.
     pub hot: Hot,
     /// How often each has sent some.
@@ -77,8 +88,10 @@ pub struct State {
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
     closed: FxHashSet<SpaceId>,
-    /// When a thread began to wait for a page that is on its way.
-    waiting: FxHashMap<PageId, Instant>,
+    /// Pages that are on their way, and the first thread that waits for each.
+    waiting: FxHashMap<PageId, Waiting>,
+    /// How long threads have waited for pages, by the host from which these came.
+    pub fetches: Fetches,
     actions: Vec<Action>,
     /// What this host has said to itself and not yet heard.
     own: VecDeque<Message>,
@@ -114,6 +127,7 @@ impl State {
             counters: Counters::default(),
             others: vec![None; usize::from(hosts)],
             body_times: vec![FxHashMap::default(); usize::from(hosts)],
+            body_fetches: vec![FxHashMap::default(); usize::from(hosts)],
             hot: Hot::default(),
             figures_heard: vec![0; usize::from(hosts)],
             unreadable: None,
@@ -123,6 +137,7 @@ impl State {
             streams: FxHashMap::default(),
             closed: FxHashSet::default(),
             waiting: FxHashMap::default(),
+            fetches: Fetches::default(),
             actions: Vec::new(),
             own: VecDeque::new(),
             message: Vec::new(),
@@ -152,7 +167,6 @@ impl State {
             return Ok(Served::Done);
         }
         let page = space.page(fault.address);
-        let access = if fault.write { Access::Write } else { Access::Read };
         let entry = self.pager.entry(page);
         let held = self.node.held(page);
         match entry.place {
@@ -160,10 +174,10 @@ impl State {
                 match held {
                     Some(Access::Read) if fault.write => {
                         if let Entry::Vacant(first) = self.waiting.entry(page) {
-                            first.insert(since);
+                            first.insert(Waiting { since, thread: fault.thread });
                             self.dwell.wants_back(page, since);
                         }
-                        self.want(page, access, fabric)?;
+                        self.want(page, Access::Write, fabric)?;
                     }
                     // A page that is mapped and not held is on its way to more access: who waits is woken then.
                     None => {}
@@ -184,10 +198,10 @@ impl State {
                 Ok(Served::Done)
             }
             Place::Stowed(..) => match held {
-                Some(held) => self.unstow(space, page, held, fault.write, since, fabric),
+                Some(held) => self.unstow(space, held, fault, since, fabric),
                 None => Ok(Served::Done),
             },
-            Place::Absent => self.fetch(space, page, access, since, fabric),
+            Place::Absent => self.fetch(space, fault, since, fabric),
         }
     }
 
@@ -195,12 +209,12 @@ impl State {
     fn unstow(
         &mut self,
         space: SpaceId,
-        page: PageId,
         held: Access,
-        write: bool,
+        fault: Fault,
         since: Instant,
         fabric: &dyn Fabric,
     ) -> Result<Served, Violation> {
+        let page = space.page(fault.address);
         let window = self.window(space, page);
         let mut pages = 0;
         while pages < window {
@@ -218,8 +232,8 @@ impl State {
         self.pager.unstow(page, pages, held == Access::Write);
         self.counters.fault(Kind::Local, since.elapsed());
         self.got(page, Instant::now());
-        if write && held == Access::Read {
-            self.waiting.entry(page).or_insert(since);
+        if fault.write && held == Access::Read {
+            self.waiting.entry(page).or_insert(Waiting { since, thread: fault.thread });
             self.want(page, Access::Write, fabric)?;
         }
         Ok(Served::Done)
@@ -229,20 +243,22 @@ impl State {
     fn fetch(
         &mut self,
         space: SpaceId,
-        page: PageId,
-        access: Access,
+        fault: Fault,
         since: Instant,
         fabric: &dyn Fabric,
     ) -> Result<Served, Violation> {
+        let page = space.page(fault.address);
+        let access = if fault.write { Access::Write } else { Access::Read };
+        let waiting = Waiting { since, thread: fault.thread };
         if self.pager.entry(page).wanted {
-            self.waiting.entry(page).or_insert(since);
+            self.waiting.entry(page).or_insert(waiting);
             return Ok(Served::Done);
         }
         if !self.budget.try_take(PAGE as u64) {
             return Ok(Served::NoRoom);
         }
         self.pager.want(page);
-        self.waiting.insert(page, since);
+        self.waiting.insert(page, waiting);
         let spread = self.is_spread(space);
         if spread && access == Access::Read {
             self.migratory.asked(page);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coherence::{Access, Action, After, Bytes, PageId, Violation};
+use coherence::{Access, Action, After, Bytes, HostId, PageId, Violation};
 use fabric::Fabric;
 use pager::{PAGE, Packed, Place, offset};
 
@@ -50,12 +50,12 @@ impl State {
 
     /// Does what the protocol said, and delivers what this host has said to itself.
     pub(super) fn settle(&mut self, fabric: &dyn Fabric) -> Result<(), Violation> {
-        self.carry_out(None, fabric);
+        self.carry_out(self.me, None, fabric);
         self.deliver_own(fabric)
     }
 
-    /// Does what the protocol said. `carried` is the page beside the message that led to it.
-    pub(super) fn carry_out(&mut self, carried: Option<Packed<'_>>, fabric: &dyn Fabric) {
+    /// Does what the protocol said. `carried` is the page beside the message that led to it, which came `from` there.
+    pub(super) fn carry_out(&mut self, from: HostId, carried: Option<Packed<'_>>, fabric: &dyn Fabric) {
         let actions = std::mem::take(&mut self.actions);
         let mut i = 0;
         while i < actions.len() {
@@ -66,6 +66,9 @@ impl State {
                     if self.pager.entry(page).wanted =>
                 {
                     let carried = carried.as_ref().expect("the protocol asks only for bytes that came");
+                    if let Some(waiting) = self.waiting.get(&page) {
+                        self.fetches.came(waiting.thread, from, waiting.since.elapsed());
+                    }
                     self.arrive(page, access, Kind::Remote, carried);
                 }
                 _ => {
@@ -184,8 +187,8 @@ impl State {
 
     /// The page is there for who waits for it.
     pub(super) fn answered(&mut self, page: PageId, kind: Kind) {
-        if let Some(since) = self.waiting.remove(&page) {
-            self.counters.fault(kind, Duration::min(since.elapsed(), Duration::from_secs(3600)));
+        if let Some(waiting) = self.waiting.remove(&page) {
+            self.counters.fault(kind, Duration::min(waiting.since.elapsed(), Duration::from_secs(3600)));
             self.got(page, Instant::now());
         }
     }
