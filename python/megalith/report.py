@@ -131,12 +131,18 @@ class HostFigures:
     """How often another host had to wait because a page had only just come here."""
     hot: tuple[HotPage, ...] = ()
     """The pages that are fought over most."""
+    rtt_us: tuple[int | None, ...] = ()
+    """Microseconds of the shortest round trip to each host in turn: 0 to itself, ``None`` where nothing is measured.
+
+    Empty: it does not say.
+    """
 
     @classmethod
     def opened(cls, data: dict[str, Any]) -> HostFigures:
-        """What is known of a host when the machine is made: its name, budget and CPUs."""
-        cpus = data.get("cpus")
-        return cls(str(data["name"]), _count(data["budget"]), cpus=None if cpus is None else _count(cpus))
+        """What is known of a host when the machine is made: its name, budget and CPUs, and how far the others are."""
+        return cls(
+            str(data["name"]), _count(data["budget"]), cpus=_count_or_none(data.get("cpus")), rtt_us=_round_trips(data)
+        )
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> HostFigures:
@@ -150,6 +156,7 @@ class HostFigures:
             fault_us=times,
             load=_amount(data.get("load")),
             hot=tuple(HotPage.from_wire(page) for page in data.get("hot", ())),
+            rtt_us=_round_trips(data),
             **counts,
             **{name: _count(data[name]) for name in _LATER_COUNTS if name in data},
         )
@@ -257,6 +264,14 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _count_or_none(value: Any) -> int | None:
+    return None if value is None else _count(value)
+
+
+def _round_trips(data: dict[str, Any]) -> tuple[int | None, ...]:
+    return tuple(_count_or_none(us) for us in data.get("rtt_us", ()))
 
 
 def _amount(value: Any) -> float | None:

@@ -9,11 +9,6 @@ from typing import Final
 CPU: Final = "sys/devices/system/cpu"
 NODE: Final = "sys/devices/system/node"
 
-LOCAL_DISTANCE: Final = 10
-REMOTE_DISTANCE: Final = 40
-"""Between hosts. Firmware says 20 for the next socket; a page from another host takes hundreds of times as long as
-one that is here, which programs that read distances could make nothing of. Hosts do not say how far they are."""
-
 _CACHE_FACTS: Final = (
     "level",
     "type",
@@ -25,8 +20,10 @@ _CACHE_FACTS: Final = (
 )
 
 
-def write(directory: Path, cpus: Sequence[int], source: Path) -> None:
-    """Writes the tree under ``directory`` for hosts of ``cpus`` CPUs; the home host's ``sys`` is in ``source``."""
+def write(directory: Path, cpus: Sequence[int], distances: Sequence[Sequence[int]], source: Path) -> None:
+    """Writes the tree under ``directory`` for hosts of ``cpus`` CPUs, so far from each other as row and column of
+    ``distances`` say; the home host's ``sys`` is in ``source``.
+    """
     nodes = _numbered(cpus)
     total = sum(cpus)
     caches = _caches(source / CPU)
@@ -60,11 +57,10 @@ def write(directory: Path, cpus: Sequence[int], source: Path) -> None:
     _files(directory / NODE, dict.fromkeys(names, everywhere))
     for node, numbers in enumerate(nodes):
         path = directory / NODE / f"node{node}"
-        distances = (LOCAL_DISTANCE if other == node else REMOTE_DISTANCE for other in range(len(cpus)))
         facts = {
             "cpulist": cpu_list(numbers),
             "cpumap": cpu_mask(numbers, total),
-            "distance": " ".join(map(str, distances)),
+            "distance": " ".join(map(str, distances[node])),
         }
         _files(path, facts)
         for number in numbers:

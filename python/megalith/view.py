@@ -2,9 +2,9 @@
 in place of the home host's own (docs/spread.md, "machine"), so that nproc, lscpu, free, numactl and lstopo tell of
 all hosts.
 
-Every host is a NUMA node and a processor package; its CPUs are numbered behind those of the hosts before it. A host
-tells how many CPUs it has, not how these hang together, so each is a core of its own. What a processor can do
-is copied from the home host: threads go only where it is the same.
+Every host is a NUMA node, as far from the others as :mod:`megalith.distance` says, and a processor package; its CPUs
+are numbered behind those of the hosts before it. A host tells how many CPUs it has, not how these hang together, so
+each is a core of its own. What a processor can do is copied from the home host: threads go only where it is the same.
 
 Written once: ``proc/cpuinfo`` and the trees ``cpu`` and ``node`` of ``sys/devices/system``. Written with every
 heartbeat, each at one stroke (rename(2)): ``proc/meminfo``, ``proc/stat``, ``sysinfo`` (bytes in all, and free), and
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from megalith import topology
+from megalith.distance import distances
 from megalith.report import HostFigures
 from megalith.sizes import PAGE_BYTES
 
@@ -52,7 +53,7 @@ class View:
         self._times = _Times(self._cpus)
         (directory / "proc").mkdir()
         self._put(CPUINFO, cpuinfo(self._source.read(CPUINFO), self._cpus))
-        topology.write(directory, self._cpus, self._source.root)
+        topology.write(directory, self._cpus, distances([host.rtt_us for host in hosts]), self._source.root)
         self.refresh(hosts, 0.0)
 
     def refresh(self, hosts: Sequence[HostFigures], seconds: float) -> None:

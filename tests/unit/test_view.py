@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from megalith.distance import distance, distances
 from megalith.report import Faults, HostFigures
 from megalith.topology import cpu_list, cpu_mask
 from megalith.view import Source, View
@@ -16,7 +17,7 @@ from megalith.view import Source, View
 GIB = 1 << 30
 HOSTS = (
     HostFigures("a", 4 * GIB, held=GIB, mapped=GIB // 2, stowed=GIB // 2, load=1.0),
-    HostFigures("b", 2 * GIB, faults=Faults(first_touch=7), received_pages=3, handed_over_pages=2),
+    HostFigures("b", 2 * GIB, faults=Faults(first_touch=7), received_pages=3, handed_over_pages=2, rtt_us=(30, 0)),
 )
 CPUS = (2, 3)
 
@@ -119,7 +120,8 @@ def test_every_host_is_a_node(root: Path) -> None:
     assert read(root, f"{node}/online") == "0-1\n"
     assert read(root, f"{node}/node1/cpulist") == "2-4\n"
     assert read(root, f"{node}/node1/cpumap") == "1c\n"
-    assert read(root, f"{node}/node1/distance") == "40 10\n"
+    assert read(root, f"{node}/node1/distance") == f"{distance(30)} 10\n"
+    assert read(root, f"{node}/node0/distance") == f"10 {distance(30)}\n"
     assert (root / node / "node1/cpu3/topology/core_id").read_text() == "1\n"
     assert (root / "sys/devices/system/cpu/cpu3/node1/cpulist").read_text() == "2-4\n"
     assert "numa_hit 7\nnuma_miss 3\nnuma_foreign 2\n" in read(root, f"{node}/node1/numastat")
@@ -181,6 +183,16 @@ def test_lscpu_shows_it(real: Path) -> None:
     assert shown["Thread(s) per core"] == "1"
     assert shown["NUMA node(s)"] == "2"
     assert shown["NUMA node1 CPU(s)"] == "2-4"
+
+
+def test_numactl_would_print_the_distances_of_three_hosts(tmp_path: Path, source: Path) -> None:
+    hosts = [
+        HostFigures(name, GIB, rtt_us=row) for name, row in (("a", (0, 900, 20)), ("b", (900, 0, None)), ("c", ()))
+    ]
+    View(tmp_path, (1, 1, 1), hosts, Source(source))
+    rows = [read(tmp_path, f"sys/devices/system/node/node{n}/distance").split() for n in range(3)]
+    assert rows == [[str(d) for d in row] for row in distances([host.rtt_us for host in hosts])]
+    assert int(rows[0][2]) < int(rows[0][1])
 
 
 def test_lstopo_shows_it(real: Path) -> None:

@@ -113,6 +113,9 @@ pub struct Figures {
     pub forwarded_pages: u64,
     /// See [`Counters::dwelled`].
     pub dwelled: u64,
+    /// The shortest round trip to each member by number, in microseconds: 0 to itself, `None` where not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rtt_us: Vec<Option<u32>>,
     /// The pages that leave most often of late.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hot: Vec<HotPage>,

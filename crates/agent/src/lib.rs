@@ -20,6 +20,7 @@ mod migratory;
 mod priority;
 mod procfs;
 mod rooms;
+mod rtt;
 mod state;
 mod wire;
 

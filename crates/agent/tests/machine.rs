@@ -96,6 +96,32 @@ fn memory_of_three_hosts() {
     assert!(closed["hosts"][0]["faults"]["remote"].as_u64().unwrap() > 0, "{closed}");
 }
 
+/// Each host tells how far the others are, by the time the machine is open.
+#[test]
+fn hosts_know_how_far_the_others_are() {
+    let agents = ["a", "b", "c"].map(|name| TestAgent::start(name, 16 * MIB));
+    let begun = Instant::now();
+    let (mut control, opened) = Control::open(&agents.each_ref(), 0x5c);
+    let took = begun.elapsed().as_micros() as u64;
+    assert_eq!(opened["event"], "opened", "{opened}");
+    let plausible = |event: &serde_json::Value, most: u64| {
+        for host in 0..3 {
+            let row = event["hosts"][host]["rtt_us"].as_array().expect("a row");
+            assert_eq!((row.len(), row[host].as_u64()), (3, Some(0)), "{event}");
+            for us in (0..3).filter(|&other| other != host).map(|other| row[other].as_u64()) {
+                assert!(
+                    us.is_some_and(|us| (1..=most).contains(&us)),
+                    "host {host}, at most {most}: {event}"
+                );
+            }
+        }
+    };
+    plausible(&opened, took);
+    plausible(&control.hear_until("status"), took);
+    control.say(&json!({"op": "close"}));
+    control.hear_until("closed");
+}
+
 /// Pages that pack well stay near: nothing need cross the network.
 #[test]
 fn sparse_pages_stay_home() {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -142,6 +143,12 @@ impl TcpMesh {
     /// If `to` is this host or none.
     pub fn open_channel(&self, to: HostId, words: [u64; 4]) -> Result<TcpStream, FabricError> {
         channel::dial(&self.core, to, words)
+    }
+
+    /// The socket of the link with `to`, to ask the kernel about; `None` for this host, and before the link stands.
+    pub fn link_socket(&self, to: HostId) -> Option<BorrowedFd<'_>> {
+        let link = self.core.links.get(usize::from(to.0))?.as_ref()?;
+        link.socket().map(AsFd::as_fd)
     }
 }
 

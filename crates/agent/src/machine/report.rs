@@ -9,6 +9,7 @@ use super::Machine;
 use crate::clients::Thread;
 use crate::figures::{Figures, HotPage};
 use crate::procfs;
+use crate::rtt;
 use crate::wire;
 
 const HOME: HostId = HostId(0);
@@ -21,6 +22,7 @@ impl Machine {
             (load.cpus(), load.take())
         };
         let bodies = self.body_threads();
+        let rtt_us = self.rtt_us();
         let mut state = self.lock();
         // Home's own are told by thread.
         let fetches = match self.invitation.me {
@@ -51,10 +53,21 @@ impl Machine {
             invalidated_pages: state.counters.invalidated_pages,
             forwarded_pages: state.counters.forwarded_pages,
             dwelled: state.counters.dwelled,
+            rtt_us,
             hot,
             bodies,
             fetches,
         }
+    }
+
+    /// The shortest round trip to each member, as far as known.
+    fn rtt_us(&self) -> Vec<Option<u32>> {
+        let Some(fabric) = self.fabric() else { return Vec::new() };
+        let to = |host| match fabric.link_socket(host) {
+            None if host == fabric.me() => Some(0),
+            socket => socket.and_then(rtt::shortest_us),
+        };
+        (0..fabric.hosts()).map(HostId).map(to).collect()
     }
 
     /// The threads of body processes here, and their CPU time in milliseconds.
