@@ -1,4 +1,7 @@
-"""``sys/devices/system/cpu`` and ``sys/devices/system/node`` of a machine: each host a package and a NUMA node."""
+"""``sys/devices/system/cpu`` and ``sys/devices/system/node`` of a machine: each host a package and a NUMA node.
+
+And the cpuset that every control group shows: all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Final
 
 CPU: Final = "sys/devices/system/cpu"
 NODE: Final = "sys/devices/system/node"
+CGROUP: Final = "sys/fs/cgroup"
+"""The runtime shows the two files here in place of those of any control group, of version 1 or 2."""
 
 _CACHE_FACTS: Final = (
     "level",
@@ -55,6 +60,7 @@ def write(directory: Path, cpus: Sequence[int], distances: Sequence[Sequence[int
     everywhere = cpu_list(range(len(cpus)))
     names = ("online", "possible", "has_cpu", "has_memory", "has_normal_memory")
     _files(directory / NODE, dict.fromkeys(names, everywhere))
+    _files(directory / CGROUP, {"cpuset.cpus": cpu_list(whole), "cpuset.mems": everywhere})
     for node, numbers in enumerate(nodes):
         path = directory / NODE / f"node{node}"
         facts = {

@@ -6,9 +6,9 @@ Every host is a NUMA node, as far from the others as :mod:`megalith.distance` sa
 are numbered behind those of the hosts before it. A host tells how many CPUs it has, not how these hang together, so
 each is a core of its own. What a processor can do is copied from the home host: threads go only where it is the same.
 
-Written once: ``proc/cpuinfo`` and the trees ``cpu`` and ``node`` of ``sys/devices/system``. Written with every
-heartbeat, each at one stroke (rename(2)): ``proc/meminfo``, ``proc/stat``, ``sysinfo`` (bytes in all, and free), and
-``meminfo`` and ``numastat`` of each node.
+Written once: ``proc/cpuinfo``, the trees ``cpu`` and ``node`` of ``sys/devices/system``, and a cpuset. Written with
+every heartbeat, each at one stroke (rename(2)): ``proc/meminfo``, ``proc/stat``, ``sysinfo`` (bytes in all, and free),
+and ``meminfo`` and ``numastat`` of each node.
 """
 
 from __future__ import annotations

@@ -127,6 +127,11 @@ def test_every_host_is_a_node(root: Path) -> None:
     assert "numa_hit 7\nnuma_miss 3\nnuma_foreign 2\n" in read(root, f"{node}/node1/numastat")
 
 
+def test_a_control_group_may_use_all(root: Path) -> None:
+    assert read(root, "sys/fs/cgroup/cpuset.cpus") == "0-4\n"
+    assert read(root, "sys/fs/cgroup/cpuset.mems") == "0-1\n"
+
+
 def test_links_stay_inside(root: Path) -> None:
     links = [path for path in root.rglob("*") if path.is_symlink()]
     assert len(links) == 10

@@ -37,5 +37,5 @@ pub fn redirected(address: u64, room: &mut [u8; PATH_BYTES]) -> Result<Option<u6
     let mut path = [0; PATH_BYTES];
     // What cannot be read is for the kernel to refuse.
     let Ok(path) = user::read_string(address, &mut path) else { return Ok(None) };
-    if procfs::shows_machine(path) { inside(path, room) } else { Ok(None) }
+    procfs::shown_as(path).map_or(Ok(None), |shown| inside(shown, room))
 }
