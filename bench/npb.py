@@ -11,9 +11,9 @@ The two hosts are network namespaces of this computer, each tied to a CPU of its
 
 NPB is no part of this repository, and this builds none of it. MEGALITH_NPB names the OpenMP edition (NPB-OMP of
 GMAP/NPB-CPP, as for the tests), MEGALITH_NPB_MPI the MPI edition (NPB3.4-MPI); in both, what NPB's own make has built
-is in `bin`: `ep.S` of the one, `ep.S.x` of the other. (CG of NPB-OMP has a race, which the tests' copy corrects:
-`tests/spread/npb.py`. A run that loses it is not verified.) Debian packages: openmpi-bin to run, libopenmpi-dev and gfortran
-to build the MPI edition.
+is in `bin`: `ep.S` of the one, `ep.S.x` of the other. CG of NPB-OMP has a race, which `tests/spread/npb.py` corrects in
+its copy: a run that loses it is not verified. Debian packages: openmpi-bin to run, libopenmpi-dev and gfortran to build
+the MPI edition.
 """
 
 import argparse
@@ -197,12 +197,15 @@ def ways(
 
 
 def native(program: Path, cpus: Sequence[int], hosts: Hosts, timeout: float) -> Took:
-    """Without Megalith, on some CPUs."""
+    """Without Megalith, on some CPUs, each thread on one of its own if there are enough, as on two hosts.
+
+    Unbound they might share one: the scheduler balances sessions, not threads, where others want the CPUs too.
+    """
     return ended(
         lambda mark: subprocess.Popen(
             [*pinned(*cpus), str(program)],
             cwd=hosts.scratch,
-            env=processes.environment(mark, **THREADS),
+            env=processes.environment(mark, OMP_PROC_BIND="true", **THREADS),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
