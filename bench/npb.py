@@ -7,7 +7,9 @@ each host. All in turn, `--rounds` times; a cell has the median of the times tha
 set-up), and in parentheses that of the whole run. A run whose results NPB does not verify is a failure, not a figure.
 
 The two hosts are network namespaces of this computer, each tied to a CPU of its own, agents included; (c) and
-(d) use the same ones. So it needs root and two CPUs, and no network is in the figures but veth.
+(d) use the same ones. So it needs root and two CPUs, and no network is in the figures but veth. Nothing else
+should want the CPUs: a program's part on the other host is a session of its own there, and sessions share CPUs equally
+(sched(7), "autogroup"), so among other jobs two hosts get more of them than a native program.
 
 NPB is no part of this repository, and this builds none of it. MEGALITH_NPB names the OpenMP edition (NPB-OMP of
 GMAP/NPB-CPP, as for the tests), MEGALITH_NPB_MPI the MPI edition (NPB3.4-MPI); in both, what NPB's own make has built
@@ -77,11 +79,12 @@ def main(words: Sequence[str] | None = None) -> None:
     data: dict[str, Any] = {
         "machine": f"{os.cpu_count()} CPUs ({model.split(':')[1].strip()}), Linux {platform.release()}",
         "mpi": mpi_version(),
+        "load_average": round(os.getloadavg()[0], 2),
         "class": arguments.size,
         "rounds": arguments.rounds,
         "seconds": {},
     }
-    print(f"{data['machine']}; {data['mpi']}.")
+    print(f"{data['machine']}; {data['mpi']}; load average before: {data['load_average']}.")
     print(f"Class {arguments.size}, medians of {arguments.rounds} rounds, interleaved.\n")
     print(f"| | {' | '.join(COLUMNS)} | 2 hosts : 1 CPU | 2 hosts : MPI |\n|---|{'---|' * (len(COLUMNS) + 2)}")
     steal = Steal()
