@@ -41,6 +41,8 @@ DWELL_S: Final = 200e-6
 """What waiting for a page that has only just come costs (crates/agent, `dwell.rs`)."""
 WAITS: Final = 0.3
 """A thread that waits for pages of other hosts so much of its time is taken to them."""
+WARM_S: Final = 10.0
+"""Its other pages follow it there: for so long it is not judged whether that paid."""
 REFUSALS_MAX: Final = 3
 
 
@@ -212,7 +214,9 @@ class BalancePolicy:
             if follower is not None and not self._may_follow(view, thread, follower):
                 continue
             target, waits = _drawn_to(thread)
-            if waits < WAITS or _key(thread) in self._orders or self._refusals[target] >= REFUSALS_MAX:
+            # Where it is, it waits for what is still to follow it; it leaves if it is no better off than before.
+            least = 0.9 * follower.waited if follower and follower.pays else WAITS
+            if waits < least or _key(thread) in self._orders or self._refusals[target] >= REFUSALS_MAX:
                 continue
             if view.now_s < self._processes[thread.pid].not_before_s or wanted.excess(target) > -1:
                 continue
@@ -223,7 +227,6 @@ class BalancePolicy:
             patience_s = 2 * follower.patience_s if follower else PATIENCE_S
             self._followers[_key(thread)] = _Follower(target, view.now_s, waits, min(PATIENCE_S_MAX, patience_s))
             name = view.hosts[target].name
-            self._note_spread(view, thread, wanted)
             moves.append(wanted.move(thread, target, f"it waits {waits:.0%} of its time for pages that {name} has"))
             if not wanted.is_busy(thread):
                 wanted.cpus[target] += 1  # There it will be.
@@ -232,7 +235,7 @@ class BalancePolicy:
 
     def _may_follow(self, view: MachineView, thread: ThreadView, follower: _Follower) -> bool:
         """Judges, when it is time to, whether it paid to take the thread to its data; whether it may go on."""
-        if view.now_s - follower.since_s < STILL_S:
+        if view.now_s - follower.since_s < WARM_S:
             return False
         if not follower.judged:
             follower.judged = True

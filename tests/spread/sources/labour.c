@@ -1,6 +1,7 @@
 /* `labour compute THREADS MILLIONS`: each thread mixes numbers in memory of its own; prints a checksum.
  * `labour fight THREADS SECONDS`: each thread adds to a word of its own in one page, all the time; checks that no addition was lost,
- * and prints how many threads there were. */
+ * and prints how many threads there were.
+ * `labour scan MIB PASSES`: a second thread goes through memory again and again, its pages in a mixed order; prints a checksum. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -20,12 +21,18 @@ struct job {
     uint64_t result;
 };
 
+/* Marsaglia's xorshift. */
+static uint64_t next(uint64_t *state) {
+    *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
+    return *state;
+}
+
 static void *compute(void *argument) {
     struct job *job = argument;
     uint64_t *own = malloc(WORDS * sizeof *own), state = 88172645463325252u + job->number;
     memset(own, 0, WORDS * sizeof *own);
     for (long n = 0; n < amount * 1000000; n++) {
-        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        next(&state);
         own[state % WORDS] += state;
     }
     for (int n = 0; n < WORDS; n++) job->result = job->result * 31 + own[n];
@@ -42,8 +49,37 @@ static void *fight(void *argument) {
     return NULL;
 }
 
+static void *scan(void *argument) {
+    struct job *job = argument;
+    size_t pages = (size_t)job->number << 8;
+    uint64_t *memory = malloc(pages << 12), state = 88172645463325252u;
+    // What does not compress.
+    for (size_t n = 0; n < pages * 512; n++) memory[n] = next(&state);
+    for (long n = 0; n < amount * (long)pages; n++) {
+        next(&state);
+        uint64_t *word = memory + (state % pages) * 512;
+        job->result = job->result * 31 + *word;
+        *word += n;
+    }
+    free(memory);
+    return NULL;
+}
+
+static int scan_main(long mib) {
+    struct job job = {(int)mib, 0};
+    pthread_t id;
+    if (pthread_create(&id, NULL, scan, &job) != 0) return 94;
+    pthread_join(id, NULL);
+    printf("%016llx\n", (unsigned long long)job.result);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc != 4) return 96;
+    if (strcmp(argv[1], "scan") == 0) {
+        amount = atol(argv[3]);
+        return scan_main(atol(argv[2]));
+    }
     int threads = atoi(argv[2]), fights = strcmp(argv[1], "fight") == 0;
     amount = atol(argv[3]);
     pthread_t ids[THREADS_MAX];
