@@ -8,7 +8,7 @@ what it could), and whatever else loads the host. Then, in this order:
 2. A process that is spread and gets no more CPU time than before comes home: spreading does not pay.
 3. A process whose threads home has had room for, all of them, for a while comes home: calls are cheaper there. Those
    that are with their data stay.
-4. A thread that waits for pages of another host, most of them of one, goes there, if that host has an idle CPU.
+4. A thread that waits for pages of other hosts, most of them of one, goes there, if that one has a CPU with time left.
 5. Where more CPUs are wanted than a host has, busy threads go to hosts with idle ones.
 
 Against restlessness: a want must be seen twice; no thread is ordered about more than once in `STILL_S`; a process that
@@ -41,6 +41,10 @@ DWELL_S: Final = 200e-6
 """What waiting for a page that has only just come costs (crates/agent, `dwell.rs`)."""
 WAITS: Final = 0.3
 """A thread that waits for pages of other hosts so much of its time is taken to them."""
+ROOM: Final = 0.75
+"""So much of a CPU must be idle where a thread goes that wants one: something always runs, an agent at least."""
+IDLE: Final = 0.25
+"""And so much where one goes to its data: a part of what works there now does so to send it pages."""
 WARM_S: Final = 10.0
 """Its other pages follow it there: for so long it is not judged whether that paid."""
 REFUSALS_MAX: Final = 3
@@ -218,7 +222,7 @@ class BalancePolicy:
             least = 0.9 * follower.waited if follower and follower.pays else WAITS
             if waits < least or _key(thread) in self._orders or self._refusals[target] >= REFUSALS_MAX:
                 continue
-            if view.now_s < self._processes[thread.pid].not_before_s or wanted.excess(target) > -1:
+            if view.now_s < self._processes[thread.pid].not_before_s or wanted.excess(target) > -IDLE:
                 continue
             mark = _key(thread), target
             drawn[mark] = self._drawn[mark] + 1
@@ -254,7 +258,7 @@ class BalancePolicy:
                 continue
             for thread in self._movable(view, source.number, wanted):
                 target = min(targets, key=lambda host: (wanted.excess(host.number), host.number))
-                if wanted.excess(source.number) < 1 or wanted.excess(target.number) > -1:
+                if wanted.excess(source.number) < 1 or wanted.excess(target.number) > -ROOM:
                     break
                 why = (
                     f"{wanted.cpus[source.number]:.0f} CPUs are wanted on {source.name}, which has {source.cpus};"
