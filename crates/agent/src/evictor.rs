@@ -11,6 +11,7 @@ use pager::{Eviction, Holdings};
 
 use crate::affinity::Affinity;
 use crate::machine::Machine;
+use crate::state::Dropping;
 
 /// Pages packed at once.
 const PACK_PAGES: usize = 32;
@@ -80,13 +81,8 @@ fn step(machine: &Machine, batch: &mut Eviction) -> Step {
             Ok(0) => {
                 drop(state);
                 fabric::Fabric::flush(&**fabric);
-                let mut state = machine.lock();
-                if !state.rooms.nowhere() {
+                if !machine.lock().rooms.nowhere() {
                     return Step::Wait;
-                }
-                if !may_pack {
-                    state.ask_for_room(&**fabric);
-                    return Step::Stuck;
                 }
             }
             Ok(_) => {
@@ -101,6 +97,25 @@ fn step(machine: &Machine, batch: &mut Eviction) -> Step {
             }
         }
         state = machine.lock();
+        // No host has room. What others have, too, goes before what clients need to run.
+        match state.drop_copies(&**fabric) {
+            Ok(Dropping::Begun) => {
+                drop(state);
+                fabric::Fabric::flush(&**fabric);
+                return Step::Progress;
+            }
+            Ok(Dropping::UnderWay) => return Step::Wait,
+            Ok(Dropping::None) if may_pack => {}
+            Ok(Dropping::None) => {
+                state.ask_for_room(&**fabric);
+                return Step::Stuck;
+            }
+            Err(violation) => {
+                drop(state);
+                machine.violated(&violation);
+                return Step::Stuck;
+            }
+        }
     }
     if !may_pack || state.pager.begin_eviction(PACK_PAGES, batch) == 0 {
         return Step::Stuck;

@@ -133,6 +133,22 @@ impl Cache {
         self.pending.get(&page).is_some_and(Pending::hollow)
     }
 
+    /// See [`Node::copies`](crate::Node::copies).
+    pub(crate) fn copies(&self, first: usize) -> impl Iterator<Item = (usize, PageId)> + '_ {
+        let regions = || self.regions.iter().enumerate();
+        regions().skip(first).chain(regions().take(first)).flat_map(|(number, (id, region))| {
+            let shared = region.holds.iter().enumerate().filter(|(_, hold)| **hold == Hold::Shared);
+            shared
+                .map(|(index, _)| id.page(index))
+                .filter(|page| !self.pending.contains_key(page))
+                .map(move |page| (number, page))
+        })
+    }
+
+    pub(crate) fn is_handing_over(&self, page: PageId) -> bool {
+        self.pending.get(&page).is_some_and(|pending| matches!(pending.op, Ask::HandOver(_)))
+    }
+
     /// Regions of which pages are here or asked for.
     pub(crate) fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
         self.regions.keys().copied().chain(self.pending.keys().map(|page| page.region()))
@@ -177,8 +193,8 @@ impl Cache {
         self.start(page, Pending::new(Ask::Access(access)), out);
     }
 
-    pub(crate) fn hand_over(&mut self, page: PageId, to: HostId, out: &mut Outbox<'_>) {
-        if to == self.me || self.pending.contains_key(&page) || self.hold(page) == Hold::Absent {
+    pub(crate) fn hand_over(&mut self, page: PageId, to: Option<HostId>, out: &mut Outbox<'_>) {
+        if to == Some(self.me) || self.pending.contains_key(&page) || self.hold(page) == Hold::Absent {
             out.act(Action::KeptAfterAll { page, to });
             return;
         }
@@ -357,11 +373,13 @@ impl Cache {
     }
 
     pub(crate) fn relinquish(&mut self, page: PageId, to: HostId, out: &mut Outbox<'_>) -> Handled {
-        self.expect_hand_over(page)?;
+        if self.expect_hand_over(page)? != Some(to) {
+            return Err("this host is handing the page over to another");
+        }
         let directory = self.directory(page)?;
         if self.hollow(page) {
             out.send(directory, Message::Done { page, outcome: Outcome::Unchanged });
-            out.act(Action::KeptAfterAll { page, to });
+            out.act(Action::KeptAfterAll { page, to: Some(to) });
         } else {
             out.send_page(to, Message::Give { page, directory }, page, After::Drop);
             self.set_hold(page, Hold::Absent);
@@ -503,7 +521,7 @@ impl Cache {
         }
     }
 
-    fn expect_hand_over(&self, page: PageId) -> Result<HostId, &'static str> {
+    fn expect_hand_over(&self, page: PageId) -> Result<Option<HostId>, &'static str> {
         match self.pending.get(&page).map(|pending| pending.op) {
             Some(Ask::HandOver(to)) => Ok(to),
             _ => Err("this host is not handing the page over"),

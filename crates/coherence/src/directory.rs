@@ -17,7 +17,8 @@ use crate::{Access, Bytes, HostId, Message, Outcome, PageId, REGION_PAGES, Regio
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Ask {
     Access(Access),
-    HandOver(HostId),
+    /// To whom, if anybody has room.
+    HandOver(Option<HostId>),
     Discard,
 }
 
@@ -230,7 +231,7 @@ impl Directory {
         &mut self,
         page: PageId,
         holder: HostId,
-        to: HostId,
+        to: Option<HostId>,
         out: &mut Outbox<'_>,
     ) -> Option<Stage> {
         let confirmed = !self.planted.has(Fault::ReleaseUnconfirmed);
@@ -240,10 +241,18 @@ impl Directory {
         };
         if frame.owner == holder {
             let Some(first) = frame.sharers.iter().next() else {
+                let Some(to) = to else {
+                    if self.planted.has(Fault::ReleaseLast) {
+                        out.send(holder, Message::Release { page });
+                        return Some(Stage::Releasing);
+                    }
+                    out.send(holder, Message::Moot { page });
+                    return None;
+                };
                 out.send(holder, Message::Relinquish { page, to });
                 return Some(Stage::Done);
             };
-            let heir = if frame.sharers.contains(to) { to } else { first };
+            let heir = to.filter(|to| frame.sharers.contains(*to)).unwrap_or(first);
             frame.sharers.remove(heir);
             frame.owner = heir;
             out.send(heir, Message::Promote { page });

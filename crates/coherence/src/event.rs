@@ -13,14 +13,13 @@ pub enum Event {
         /// What is to be done with it.
         access: Access,
     },
-    /// The pager wants to be rid of a page that it holds; `to` has promised room for one page. Exactly one
-    /// [`Action::HandedOver`] or [`Action::KeptAfterAll`] follows, now or later. Until then the page stays
-    /// and may be used.
+    /// The pager wants to be rid of a page that it holds. Exactly one [`Action::HandedOver`] or
+    /// [`Action::KeptAfterAll`] follows, now or later. Until then the page stays and may be used.
     HandOver {
         /// The page.
         page: PageId,
-        /// Who has promised room.
-        to: HostId,
+        /// Who has promised room for one page. `None`: nobody has, so the page leaves only if another host has a copy.
+        to: Option<HostId>,
     },
     /// The program freed the page: from now on a local [`Event::Want`] finds the initial bytes. Other hosts
     /// may find the old bytes until [`Node::discarding`](crate::Node::discarding) is false again here.
@@ -116,12 +115,13 @@ pub enum Action {
     },
     /// An [`Event::HandOver`] ended otherwise; the room that `to` had promised is not used. Either the page
     /// left us all the same, because another host has a copy (an [`Action::Drop`] came before), or we no
-    /// longer had it, or it is wanted or being discarded here: ask [`Node::held`](crate::Node::held).
+    /// longer had it, or it is the only copy and nobody had promised room, or it is wanted or being discarded
+    /// here: ask [`Node::held`](crate::Node::held).
     KeptAfterAll {
         /// The page.
         page: PageId,
-        /// Who had promised room.
-        to: HostId,
+        /// Who had promised room, if anybody had.
+        to: Option<HostId>,
     },
     /// A page that `from` handed over has arrived: one page of the room that was promised to `from` is used.
     /// The `Install` came just before; there is none if the page is being discarded here.

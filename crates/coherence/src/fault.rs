@@ -15,6 +15,8 @@ pub enum Fault {
     DiscardUnconfirmed,
     /// The directory serves the next request before a sharer that hands over has dropped its copy.
     ReleaseUnconfirmed,
+    /// The directory lets a host drop its copy although it is the only one, because nobody has room for it.
+    ReleaseLast,
 }
 
 /// The fault planted in a node; never any outside the tests of this crate.

@@ -44,8 +44,8 @@ pub enum Message {
     HandOver {
         /// The page.
         page: PageId,
-        /// Who has promised room.
-        to: HostId,
+        /// Who has promised room; `None` if nobody has.
+        to: Option<HostId>,
     },
     /// Anybody → directory: the page's bytes are void.
     Discard {
@@ -121,7 +121,7 @@ pub enum Message {
         /// The page.
         page: PageId,
     },
-    /// Directory → host that hands over: you had no copy any more.
+    /// Directory → host that hands over: you had no copy any more, or have the only one and nobody has room.
     Moot {
         /// The page.
         page: PageId,

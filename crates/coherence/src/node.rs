@@ -120,6 +120,18 @@ impl Node {
         self.cache.hold(page).access()
     }
 
+    /// The pages of which this host has a copy, another is the owner, and nothing is asked for: an [`Event::HandOver`] to
+    /// nobody frees them. Beside each, the number of its region in an order of this node's; from the region `first` on and
+    /// round to it again. The order may change when an event is handled.
+    pub fn copies(&self, first: usize) -> impl Iterator<Item = (usize, PageId)> + '_ {
+        self.cache.copies(first)
+    }
+
+    /// An [`Event::HandOver`] of the page has not ended yet.
+    pub fn is_handing_over(&self, page: PageId) -> bool {
+        self.cache.is_handing_over(page)
+    }
+
     /// An [`Event::Want`] of the page has not been answered yet.
     pub fn pending(&self, page: PageId) -> bool {
         self.cache.wants(page)

@@ -69,11 +69,10 @@ impl Message {
         match *self {
             Message::Locate { region, claim } => put.tag(tag::LOCATE).u64(region.0).u8(claim.into()),
             Message::Located { region, directory } => {
-                let (known, host) = directory.map_or((0, HostId(0)), |host| (1, host));
-                put.tag(tag::LOCATED).u64(region.0).u8(known).host(host)
+                put.tag(tag::LOCATED).u64(region.0).maybe_host(directory)
             }
             Message::Request { page, access } => put.tag(tag::REQUEST).page(page).access(access),
-            Message::HandOver { page, to } => put.tag(tag::HAND_OVER).page(page).host(to),
+            Message::HandOver { page, to } => put.tag(tag::HAND_OVER).page(page).maybe_host(to),
             Message::Discard { page } => put.tag(tag::DISCARD).page(page),
             Message::Forward { page, into, access, requester, alone, acks } => {
                 let flags = u8::from(access == Access::Write) | u8::from(alone) << 1;
@@ -118,17 +117,9 @@ impl Message {
         get.tag = get.u8()?;
         let message = match get.tag {
             tag::LOCATE => Message::Locate { region: RegionId(get.u64()?), claim: get.flag()? },
-            tag::LOCATED => {
-                let region = RegionId(get.u64()?);
-                let known = get.flag()?;
-                let host = get.host()?;
-                if !known && host != HostId(0) {
-                    return Err(get.refuse(host.0.to_le_bytes().into_iter().max().unwrap_or(0)));
-                }
-                Message::Located { region, directory: known.then_some(host) }
-            }
+            tag::LOCATED => Message::Located { region: RegionId(get.u64()?), directory: get.maybe_host()? },
             tag::REQUEST => Message::Request { page: get.page()?, access: get.access()? },
-            tag::HAND_OVER => Message::HandOver { page: get.page()?, to: get.host()? },
+            tag::HAND_OVER => Message::HandOver { page: get.page()?, to: get.maybe_host()? },
             tag::DISCARD => Message::Discard { page: get.page()? },
             tag::FORWARD => {
                 let (page, into) = (get.page()?, get.page()?);
@@ -212,6 +203,11 @@ impl Writer<'_> {
         self.u16(host.0)
     }
 
+    /// A flag, then the host, or 0.
+    fn maybe_host(&mut self, host: Option<HostId>) -> &mut Self {
+        self.u8(host.is_some().into()).host(host.unwrap_or(HostId(0)))
+    }
+
     fn access(&mut self, access: Access) -> &mut Self {
         self.u8((access == Access::Write).into())
     }
@@ -261,6 +257,15 @@ impl Reader<'_> {
 
     fn host(&mut self) -> Result<HostId, WireError> {
         self.u16().map(HostId)
+    }
+
+    fn maybe_host(&mut self) -> Result<Option<HostId>, WireError> {
+        let known = self.flag()?;
+        let host = self.host()?;
+        if !known && host != HostId(0) {
+            return Err(self.refuse(host.0.to_le_bytes().into_iter().max().unwrap_or(0)));
+        }
+        Ok(known.then_some(host))
     }
 
     fn access(&mut self) -> Result<Access, WireError> {

@@ -139,8 +139,8 @@ impl Model for Protocol {
                 actions.extend(wants.map(|access| Step::Want { host, page, access }));
                 actions.push(Step::Discard { host, page });
                 if held.is_some() && !world.leaving.contains_key(&(host, page)) {
-                    let others = world.hosts().filter(|to| *to != host);
-                    actions.extend(others.map(|to| Step::HandOver { host, page, to }));
+                    let others = world.hosts().filter(|to| *to != host).map(Some);
+                    actions.extend(others.chain([None]).map(|to| Step::HandOver { host, page, to }));
                 }
             }
         }
@@ -325,6 +325,11 @@ fn a_stale_copy_is_caught() {
 #[test]
 fn a_copy_dropped_without_the_directorys_word_is_caught() {
     caught(Fault::DropUnasked, "last_copy_survives", 3, settled());
+}
+
+#[test]
+fn a_last_copy_that_goes_to_nobody_is_caught() {
+    caught(Fault::ReleaseLast, "last_copy_survives", 2, settled());
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn an_evicted_page_comes_back_whole_if_nobody_uses_it_there() {
     pair.want(HOME, page, Access::Write);
     pair.done(HOME);
     // The bytes go, and the receiver tells the directory: two messages.
-    assert_eq!(pair.run(HOME, Event::HandOver { page, to: OTHER }), 2);
+    assert_eq!(pair.run(HOME, Event::HandOver { page, to: Some(OTHER) }), 2);
     let give = Message::Give { page, directory: HOME };
     assert_eq!(
         pair.done(HOME),
@@ -151,8 +151,25 @@ fn a_page_in_use_is_shared_and_protected_first() {
 fn handing_over_what_one_does_not_have_ends_at_once() {
     let mut pair = Pair::new();
     let page = PageId(7);
-    assert_eq!(pair.run(HOME, Event::HandOver { page, to: OTHER }), 0);
-    assert_eq!(pair.done(HOME), [Action::KeptAfterAll { page, to: OTHER }]);
+    assert_eq!(pair.run(HOME, Event::HandOver { page, to: Some(OTHER) }), 0);
+    assert_eq!(pair.done(HOME), [Action::KeptAfterAll { page, to: Some(OTHER) }]);
+}
+
+#[test]
+fn what_goes_to_nobody_goes_only_if_another_host_has_it() {
+    let mut pair = Pair::new();
+    let page = PageId(7);
+    pair.want(HOME, page, Access::Write);
+    pair.want(OTHER, page, Access::Read);
+    let copies = |pair: &Pair, host| pair.node(host).copies(0).map(|(_, page)| page).collect::<Vec<_>>();
+    assert_eq!((copies(&pair, OTHER), copies(&pair, HOME)), (vec![page], vec![]));
+    for (host, last) in [(OTHER, Action::Drop { page }), (HOME, Action::KeptAfterAll { page, to: None })] {
+        pair.done(host);
+        pair.run(host, Event::HandOver { page, to: None });
+        let done = pair.done(host);
+        assert!(done.contains(&last) && done.contains(&Action::KeptAfterAll { page, to: None }), "{done:?}");
+    }
+    assert_eq!((pair.node(OTHER).held(page), pair.node(HOME).held(page)), (None, Some(Access::Read)));
 }
 
 #[test]
@@ -199,7 +216,7 @@ fn a_discarded_page_is_initial_again_wherever_it_was() {
     let mut pair = Pair::new();
     let page = PageId(7);
     pair.want(HOME, page, Access::Write);
-    pair.run(HOME, Event::HandOver { page, to: OTHER });
+    pair.run(HOME, Event::HandOver { page, to: Some(OTHER) });
     pair.run(HOME, Event::Discard { page });
     assert!(pair.done(OTHER).contains(&Action::Drop { page }));
     pair.done(HOME);

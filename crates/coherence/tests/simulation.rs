@@ -101,7 +101,7 @@ fn next(dice: &mut Dice, world: &World, habits: &Habits, pages: &[PageId]) -> Op
     }
     let roll = dice.roll(100);
     if roll < habits.hand_overs {
-        let to = HostId(dice.roll(usize::from(habits.hosts)) as u16);
+        let to = (!dice.one_in(3)).then(|| HostId(dice.roll(usize::from(habits.hosts)) as u16));
         return (!world.leaving.contains_key(&(host, page))).then_some(Step::HandOver { host, page, to });
     }
     if roll < habits.hand_overs + habits.discards {

@@ -79,8 +79,7 @@ impl Pager {
             let block = PageId(oldest.0 / BLOCK_PAGES * BLOCK_PAGES);
             for page in (0..BLOCK_PAGES).map(|i| offset(block, i)) {
                 let entry = self.table.get(page);
-                let age = self.clock.wrapping_sub(entry.tick);
-                if entry.place == Place::Mapped && (page == oldest || age > lately) {
+                if entry.place == Place::Mapped && (page == oldest || self.age(page) > lately) {
                     self.table.entry(page).place = Place::Evicting;
                     batch.pages.push((page, entry.tick));
                 }

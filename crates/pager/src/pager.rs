@@ -140,6 +140,11 @@ impl Pager {
         self.table.get(page)
     }
 
+    /// How many pages have come to a place since this one did.
+    pub fn age(&self, page: PageId) -> u32 {
+        self.clock.wrapping_sub(self.table.get(page).tick)
+    }
+
     /// Marks a page as wanted; the caller has taken a page of the budget for it.
     pub fn want(&mut self, page: PageId) {
         let entry = self.table.entry(page);

@@ -72,7 +72,9 @@ impl Machine {
             Said::Coherence(message, page) => {
                 return state.message(from, message, page, fabric).err().map(After::Violation);
             }
-            Said::RoomAsk(pages) => state.give_room(from, pages, fabric),
+            Said::RoomAsk(pages) => {
+                return state.give_room(from, pages, fabric).err().map(After::Violation);
+            }
             Said::Room(pages) => {
                 state.rooms.promised(from, pages, Instant::now());
                 return Some(After::Room);

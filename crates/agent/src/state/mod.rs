@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `mod.rs` | faults, discards, hand-overs, room |
 //! | `messages.rs` | messages, and those that are held back |
+//! | `copies.rs` | copies that go where no host has room |
 //! | `settle.rs` | what the protocol said is done |
 //! | `files.rs` | first bytes that the home host reads from files |
 //! | `spaces.rs` | spaces: spread over hosts, and ended |
 //! | `sweeps.rs` | ranges that are freed on all hosts |
 
+mod copies;
 mod files;
 mod messages;
 mod settle;
@@ -31,6 +33,8 @@ use parking_lot::Condvar;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::dwell::Dwell;
+use copies::Copies;
+pub use copies::Dropping;
 use settle::Arrived;
 pub use spaces::{first_space, home_of};
 use sweeps::Sweeps;
@@ -104,6 +108,7 @@ pub struct State {
     dwell: Dwell,
     migratory: Migratory,
     sweeps: Sweeps,
+    copies: Copies,
     /// Signalled when something held back is due earlier than what was.
     due: Arc<Condvar>,
 }
@@ -148,6 +153,7 @@ impl State {
             dwell: Dwell::default(),
             migratory: Migratory::default(),
             sweeps: Sweeps::default(),
+            copies: Copies::default(),
             due,
         })
     }
@@ -325,7 +331,7 @@ impl State {
         self.pager.oldest_stowed(count.min(promised as usize), &mut pages);
         for &page in &pages {
             self.rooms.use_one(to);
-            self.tell(Event::HandOver { page, to })?;
+            self.tell(Event::HandOver { page, to: Some(to) })?;
         }
         self.settle(fabric)?;
         Ok(pages.len())
@@ -338,13 +344,20 @@ impl State {
         }
     }
 
-    /// Promises a host as many pages as it asks for and we can spare.
-    pub fn give_room(&mut self, to: HostId, asked: u32, fabric: &dyn Fabric) {
+    /// Promises a host as many pages as it asks for and we can spare. Makes room for the next time if there are none.
+    ///
+    /// # Errors
+    /// A [`Violation`] found on the way.
+    pub fn give_room(&mut self, to: HostId, asked: u32, fabric: &dyn Fabric) -> Result<(), Violation> {
         let spare = self.budget.high_watermark().saturating_sub(self.budget.held()) / PAGE as u64;
         let mut pages = u64::from(asked.min(ROOM_PAGES)).min(spare / u64::from(fabric.hosts()).max(1));
         while pages > 0 && !self.budget.try_take(pages * PAGE as u64) {
             pages /= 2;
         }
         fabric.send(to, &[&wire::room(pages as u32)]);
+        if pages == 0 {
+            self.drop_copies(fabric)?;
+        }
+        Ok(())
     }
 }

@@ -174,8 +174,10 @@ impl State {
             }
             Action::HandedOver { .. } => self.counters.handed_over_pages += 1,
             Action::KeptAfterAll { page, to } => {
-                self.rooms.unused(to);
-                self.pager.requeue_stowed(page);
+                if let Some(to) = to {
+                    self.rooms.unused(to);
+                    self.pager.requeue_stowed(page);
+                }
             }
             Action::Received { .. } => {
                 self.budget.give(PAGE as u64);

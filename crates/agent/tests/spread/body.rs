@@ -123,6 +123,11 @@ fn obey(client: &Client, line: &str) -> String {
             }
             "filled".into()
         }
+        "noise" => {
+            let s = work::settings(rest);
+            work::fill(client, s["page"]..s["page"] + s["pages"]);
+            "filled".into()
+        }
         "die" => {
             // SAFETY: plain system calls.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };

@@ -32,6 +32,7 @@ pub fn main(scenario: &str) {
             assert_eq!(home.channel(1, ChannelKind::Space as u64).err(), Some(libc::ECONNREFUSED));
         }
         "count" => count(rest),
+        "copies" => copies(rest),
         "contend" => contend(rest),
         "order" => order(rest),
         "files" => files(),
@@ -160,12 +161,7 @@ fn count(rest: &str) {
     let mut home = Home::start(s["pages"]);
     s.insert("hosts".into(), home.hosts);
     if s.contains_key("fill") {
-        // Noise, so that pages do not pack; not in the words that are counted in.
-        for page in 0..s["pages"] {
-            for word in (2..510).filter(|word| ![63, 100].contains(word)) {
-                home.client.word(page, word).store(crate::common::value(page, word), Ordering::Relaxed);
-            }
-        }
+        work::fill(&home.client, 0..s["pages"]);
     }
     let (here, there) =
         home.all(&format!("count hosts={} {rest}", s["hosts"]), |client| work::count(client, &s, 1));
@@ -180,6 +176,27 @@ fn count(rest: &str) {
             }
         }
     }
+}
+
+/// Another host fills pages, a third reads them, and home then fills more than what is left beside the copies.
+fn copies(rest: &str) {
+    let s = work::settings(rest);
+    let mut home = Home::start(s["shared"] + s["own"]);
+    home.bodies[0].say(&format!("noise page=0 pages={}", s["shared"]));
+    assert_eq!(home.bodies[0].hear().as_deref(), Some("filled"));
+    let noise = |pages: std::ops::Range<u64>| {
+        pages.map(|page| crate::common::value(page, 2)).fold(0, u64::wrapping_add).to_string()
+    };
+    let look = format!("sum page=0 pages={} word=2", s["shared"]);
+    home.bodies[1].say(&look);
+    assert_eq!(home.bodies[1].hear(), Some(noise(0..s["shared"])));
+    work::fill(&home.client, s["shared"]..s["shared"] + s["own"]);
+    // All of it is still there.
+    let (here, there) = home.all(&look, |client| {
+        work::sum(client, &work::settings(&format!("page={} pages={} word=2", s["shared"], s["own"])))
+    });
+    assert_eq!(here.to_string(), noise(s["shared"]..s["shared"] + s["own"]));
+    assert_eq!(there, vec![noise(0..s["shared"]); 2]);
 }
 
 fn contend(rest: &str) {

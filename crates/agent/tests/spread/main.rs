@@ -27,6 +27,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_program_that_is_none_is_refused", a_program_that_is_none_is_refused),
     ("increments_of_two_hosts_are_all_there", increments_of_two_hosts_are_all_there),
     ("increments_survive_eviction_and_hand_over", increments_survive_eviction_and_hand_over),
+    ("copies_make_room_before_a_machine_is_full", copies_make_room_before_a_machine_is_full),
     ("writes_are_seen_in_order", writes_are_seen_in_order),
     ("what_hosts_read_and_write_in_turn_moves_whole", what_hosts_read_and_write_in_turn_moves_whole),
     ("files_are_read_at_home", files_are_read_at_home),
@@ -193,12 +194,19 @@ fn increments_of_two_hosts_are_all_there() {
 
 fn increments_survive_eviction_and_hand_over() {
     let mut machine = Machine::open(0x105, &[16 * MIB; 3]);
-    machine.run("count pages=8000 threads=2 times=12000 hot=4 fill=1", 2 * MINUTE);
+    machine.run("count pages=8000 threads=2 times=6000 hot=4 fill=1", 2 * MINUTE);
     let closed = machine.close();
     assert!(sum(&closed, "evicted_pages") > 1000 && sum(&closed, "handed_over_pages") > 300, "{closed}");
     for host in 0..3 {
         assert!(closed["hosts"][host]["peak"].as_u64().unwrap() <= 16 * MIB, "{closed}");
     }
+}
+
+fn copies_make_room_before_a_machine_is_full() {
+    let mut machine = Machine::open(0x10e, &[16 * MIB; 3]);
+    machine.run("copies shared=3200 own=5000", 2 * MINUTE);
+    let closed = machine.close();
+    assert!(sum(&closed, "handed_over_pages") > 1000, "{closed}");
 }
 
 fn writes_are_seen_in_order() {

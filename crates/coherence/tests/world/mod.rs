@@ -67,7 +67,7 @@ pub enum Step {
     HandOver {
         host: HostId,
         page: PageId,
-        to: HostId,
+        to: Option<HostId>,
     },
     Discard {
         host: HostId,
@@ -113,7 +113,7 @@ pub struct World {
     pub network: BTreeMap<(HostId, HostId, Lane), VecDeque<Parcel>>,
     pub histories: BTreeMap<PageId, History>,
     /// Hand-overs under way, and who promised room.
-    pub leaving: BTreeMap<(HostId, PageId), HostId>,
+    pub leaving: BTreeMap<(HostId, PageId), Option<HostId>>,
     /// Pages handed over (from, to, page) that have not been received.
     pub moving: BTreeSet<(HostId, HostId, PageId)>,
     pub own: Own,
@@ -305,7 +305,7 @@ impl World {
                 copy.access = Some(Access::Read);
             }
             Action::HandedOver { page, to } => {
-                ensure(self.leaving.remove(&(host, page)) == Some(to), || "no such hand-over".into())?;
+                ensure(self.leaving.remove(&(host, page)) == Some(Some(to)), || "no such hand-over".into())?;
                 ensure(self.moving.insert((host, to, page)), || "handed over twice".into())?;
             }
             Action::KeptAfterAll { page, to } => {
