@@ -129,6 +129,8 @@ class HostFigures:
     """Pages that were given away because another host wants them."""
     dwelled: int | None = None
     """How often another host had to wait because a page had only just come here."""
+    pages_from: tuple[int, ...] = ()
+    """Pages that came from each host in turn, as far as any did."""
     hot: tuple[HotPage, ...] = ()
     """The pages that are fought over most."""
     rtt_us: tuple[int | None, ...] = ()
@@ -157,6 +159,7 @@ class HostFigures:
             load=_amount(data.get("load")),
             hot=tuple(HotPage.from_wire(page) for page in data.get("hot", ())),
             rtt_us=_round_trips(data),
+            pages_from=tuple(_count(pages) for pages in data.get("pages_from", ())),
             **counts,
             **{name: _count(data[name]) for name in _LATER_COUNTS if name in data},
         )

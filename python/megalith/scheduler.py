@@ -37,6 +37,8 @@ class HostView:
     """Pages that other hosts took from it, to write or to read what was written here."""
     dwelled_per_s: float = 0.0
     """How often others had to wait for such a page, because it had only just come."""
+    came_per_s: tuple[float, ...] = ()
+    """Pages that came from each host, by number, as far as any ever did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ class Watch:
 
         taken = rate(lambda h: (h.invalidated_pages or 0) + (h.forwarded_pages or 0))
         dwelled = rate(lambda h: h.dwelled or 0)
-        return HostView(number, host.name, self._cpus[number], host.load or 0.0, taken, dwelled)
+        came = tuple(rate(_from(other)) for other in range(len(host.pages_from)))
+        return HostView(number, host.name, self._cpus[number], host.load or 0.0, taken, dwelled, came)
 
     def by_host(self) -> tuple[HostThreads, ...]:
         """What every host has done for the program's threads."""
@@ -139,3 +140,8 @@ class Watch:
         """The pages that were fought over, the worst first."""
         pages = [HotPage(address, pid, moves) for (pid, address), moves in self._moves().items()]
         return tuple(sorted(pages, key=lambda page: -page.moves))
+
+
+def _from(other: int) -> Callable[[HostFigures], int]:
+    """How many pages came from a host."""
+    return lambda host: sum(host.pages_from[other : other + 1])

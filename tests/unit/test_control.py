@@ -50,7 +50,15 @@ def test_events_are_typed() -> None:
 
 
 THREAD = {"pid": 7, "tid": 8, "name": "w", "host": "a", "cpu_ms": 90, "moves": 2, "why": "ordered"}
-SPREAD = {"cpus": 4, "load": 1.25, "invalidated_pages": 6, "forwarded_pages": 7, "dwelled": 8, "rtt_us": [0, 35, None]}
+SPREAD = {
+    "cpus": 4,
+    "load": 1.25,
+    "invalidated_pages": 6,
+    "forwarded_pages": 7,
+    "dwelled": 8,
+    "rtt_us": [0, 35, None],
+    "pages_from": [0, 12],
+}
 
 
 def test_spread_mode_has_more_to_say() -> None:
@@ -62,6 +70,7 @@ def test_spread_mode_has_more_to_say() -> None:
     assert (host.cpus, host.load, host.invalidated_pages, host.forwarded_pages, host.dwelled) == (4, 1.25, 6, 7, 8)
     assert host.hot == (HotPage(4096, 7, 9),)
     assert host.rtt_us == (0, 35, None)
+    assert host.pages_from == (0, 12)
     opened = parse_event(line(event="opened", hosts=[FIGURES | SPREAD]))
     assert opened == Opened((HostFigures("a", 8192, cpus=4, rtt_us=(0, 35, None)),))
 
@@ -80,6 +89,7 @@ def test_agents_that_say_less_are_understood() -> None:
         line(event="status", hosts=[FIGURES | {"cpus": "4"}]),
         line(event="status", hosts=[FIGURES | {"load": -1}]),
         line(event="status", hosts=[FIGURES | {"rtt_us": [0, -1]}]),
+        line(event="status", hosts=[FIGURES | {"pages_from": [0, None]}]),
         line(event="status", hosts=[FIGURES | {"hot": [{"page": 1}]}]),
         line(event="status", hosts=[FIGURES], threads=[THREAD | {"cpu_ms": 0.5}]),
         line(event="status", hosts=[FIGURES], threads=[{"pid": 7}]),

@@ -48,7 +48,7 @@ def test_what_is_no_policy_is_refused(text: str) -> None:
         load_policy(text)
 
 
-def figures(name: str, **more: float | tuple[HotPage, ...]) -> HostFigures:
+def figures(name: str, **more: float | tuple[HotPage | int, ...]) -> HostFigures:
     return HostFigures(name, 1 << 30, **more)  # type: ignore[arg-type]
 
 
@@ -75,16 +75,16 @@ def test_waits_become_parts_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None
 def test_counts_become_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megalith.watch.time.monotonic", lambda: 100.0)
     watch = Watch([2, 4])
-    hosts = [figures("a", invalidated_pages=10, forwarded_pages=5, dwelled=1), figures("b", load=3.5)]
+    hosts = [figures("a", invalidated_pages=10, forwarded_pages=5, dwelled=1), figures("b", load=3.5, pages_from=(4,))]
     watch.take(101.0, hosts, [thread(9, "a", 900), thread(10, "a", 100)])
     hot = HotPage(4096, 9, 60), HotPage(8192, 9, 1)
     hosts = [
         figures("a", invalidated_pages=50, forwarded_pages=15, dwelled=3, hot=hot),
-        figures("b", load=3.5, hot=(HotPage(4096, 9, 50),)),
+        figures("b", load=3.5, hot=(HotPage(4096, 9, 50),), pages_from=(24, 0, 6)),
     ]
     assert watch.take(103.0, hosts, [thread(9, "a", 1900), thread(10, "b", 5100, 1)]) == 2.0
     view = watch.look(103.5)
-    assert view.hosts == (HostView(0, "a", 2, 0.0, 25.0, 1.0), HostView(1, "b", 4, 3.5))
+    assert view.hosts == (HostView(0, "a", 2, 0.0, 25.0, 1.0), HostView(1, "b", 4, 3.5, came_per_s=(10.0, 0.0, 3.0)))
     assert view.threads == (ThreadView(9, 9, "w", 0, 0.5, 0, (0.0, 0.0)), ThreadView(9, 10, "w", 1, 1.0, 1))
     assert {(page.address, page.moves_per_s) for page in view.hot} == {(4096, 55.0), (8192, 0.5)}
     assert [(h.host, h.cpus, h.most, h.cpu_s) for h in watch.by_host()] == [("a", 2, 2, 2.0), ("b", 4, 1, 5.0)]

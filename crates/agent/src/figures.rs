@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coherence::HostId;
 use serde::Serialize;
 
 use crate::fetches::Fetched;
@@ -55,9 +56,20 @@ pub struct Counters {
     pub forwarded_pages: u64,
     /// How often one of those had to wait because the page had only just come.
     pub dwelled: u64,
+    /// Pages whose bytes came from each host, by its number.
+    pub pages_from: Vec<u64>,
 }
 
 impl Counters {
+    /// A page's bytes have come.
+    pub fn came_from(&mut self, host: HostId) {
+        let host = usize::from(host.0);
+        if self.pages_from.len() <= host {
+            self.pages_from.resize(host + 1, 0);
+        }
+        self.pages_from[host] += 1;
+    }
+
     /// Counts a fault.
     pub fn fault(&mut self, kind: Kind, latency: Duration) {
         let f = &mut self.faults;
@@ -113,6 +125,9 @@ pub struct Figures {
     pub forwarded_pages: u64,
     /// See [`Counters::dwelled`].
     pub dwelled: u64,
+    /// See [`Counters::pages_from`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pages_from: Vec<u64>,
     /// The shortest round trip to each member by number, in microseconds: 0 to itself, `None` where not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rtt_us: Vec<Option<u32>>,

@@ -53,6 +53,7 @@ impl Machine {
             invalidated_pages: state.counters.invalidated_pages,
             forwarded_pages: state.counters.forwarded_pages,
             dwelled: state.counters.dwelled,
+            pages_from: state.counters.pages_from.clone(),
             rtt_us,
             hot,
             bodies,

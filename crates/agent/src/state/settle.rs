@@ -61,6 +61,9 @@ impl State {
         while i < actions.len() {
             let action = actions[i];
             let mut run = 1;
+            if let Action::Install { bytes: Bytes::Carried, .. } = action {
+                self.counters.came_from(from);
+            }
             match action {
                 Action::Install { page, access: Some(access), bytes: Bytes::Carried }
                     if self.pager.entry(page).wanted =>

@@ -224,6 +224,11 @@ fn what_hosts_read_and_write_in_turn_moves_whole() {
         closed["hosts"].as_array().unwrap().iter().map(of).sum::<u64>()
     };
     assert!(journeys("remote") >= 59, "each turn brings the page: {closed}");
+    let from = |host: usize, other: usize| closed["hosts"][host]["pages_from"][other].as_u64().unwrap_or(0);
+    assert!(
+        (19..=22).contains(&from(1, 0)) && from(1, 2) == 0 && from(1, 1) == 0,
+        "the turn goes round: {closed}"
+    );
     assert!(journeys("write") <= 3, "after the first of them nobody asks for the right to write: {closed}");
 }
 
