@@ -170,6 +170,25 @@ pub struct Registers {
     pub reserved: [u64; 8],
 }
 
+impl Registers {
+    /// The arguments of a system call.
+    pub fn arguments(&self) -> [u64; 6] {
+        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9]
+    }
+
+    /// One of them, from 0.
+    pub fn argument_mut(&mut self, number: usize) -> &mut u64 {
+        match number {
+            0 => &mut self.rdi,
+            1 => &mut self.rsi,
+            2 => &mut self.rdx,
+            3 => &mut self.r10,
+            4 => &mut self.r8,
+            _ => &mut self.r9,
+        }
+    }
+}
+
 /// ucontext_t, the kernel's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -13,6 +13,7 @@
 //! | [`startup`] | the first bytes of a program's stack: argv, envp, auxv |
 //! | [`frame`], [`sigset`] | signal frames and masks, as the kernel lays them out |
 //! | [`calls`] | in spread mode: who makes which call of a thread that is away |
+//! | [`freight`] | … and which bytes travel with it |
 //! | [`filter`] | the seccomp program that decides which calls are caught |
 //! | [`procfs`] | paths under `/proc` that would show the runtime instead of the program |
 #![cfg_attr(not(test), no_std)]
@@ -22,6 +23,7 @@ pub mod elf;
 pub mod errno;
 pub mod filter;
 pub mod frame;
+pub mod freight;
 pub mod layout;
 pub mod mapping;
 pub mod nr;

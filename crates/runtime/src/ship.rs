@@ -3,7 +3,7 @@
 //! structures go over the wire as they lie in memory.
 //!
 //! Every message is a [`Head`] and, behind it, `bytes` bytes: the structure that stands at its kind, and after a
-//! [`Shipment`] the XSAVE area.
+//! [`Shipment`] the XSAVE area, after a [`Call`] or a [`Returned`] its freight ([`crate::freight`]).
 
 use crate::frame::{Context, SigInfo, XSAVE_BYTES_MAX};
 
@@ -29,6 +29,8 @@ pub enum Kind {
     Home = 8,
     /// Deputy → body, in place of a result: your host has the queue (`queues.rs`), make the call; a [`Lent`].
     Lent = 9,
+    /// Body → deputy: what came back with the result cannot be stored here, do it there. Answered as the call is.
+    Store = 10,
 
     /// Home → body process, and back: who we are; a [`Hello`].
     Hello = 16,
@@ -117,9 +119,13 @@ pub struct Call {
     pub context: Context,
     /// CPU time of the body, as in [`Started`].
     pub worked: u64,
+    /// Bytes that the kernel is to read; they follow. 0: they are where the pointer says.
+    pub sent: u64,
+    /// Room for bytes that it writes, which the body stores. 0: they go where the pointer says.
+    pub room: u64,
 }
 
-/// See [`Kind::Result`].
+/// See [`Kind::Result`]. What the kernel has written follows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Returned {
@@ -195,7 +201,7 @@ pub struct Hello {
 }
 
 /// Version of what is said here.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// See [`Kind::Forget`].
 #[repr(C)]

@@ -23,7 +23,7 @@ typedef struct {
 } Case;
 
 extern const Case lock_cases[], futex_cases[], life_cases[], signal_cases[], timer_cases[], fault_cases[],
-    memory_cases[], call_cases[], c11_cases[];
+    memory_cases[], call_cases[], buffer_cases[], c11_cases[];
 
 /* Milliseconds for which a new worker computes before it begins, so that it is moved meanwhile. */
 extern int settle_ms;

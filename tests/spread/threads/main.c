@@ -10,7 +10,7 @@
 int settle_ms;
 
 static const Case *const parts[] = {lock_cases,  futex_cases,  life_cases, signal_cases, timer_cases,
-                                    fault_cases, memory_cases, call_cases, c11_cases};
+                                    fault_cases, memory_cases, call_cases, buffer_cases, c11_cases};
 
 _Noreturn void failed(const char *file, int line, const char *what, int error) {
     fprintf(stderr, "%s:%d: not so: %s (%s)\n", file, line, what, error ? strerror(error) : "no error");

@@ -20,6 +20,7 @@ use megalith_runtime::{PAGE, ship};
 use crate::block::Block;
 use crate::body::channel::{self, Ended, Part};
 use crate::body::clocks;
+use crate::freight::{Back, Hold, Load};
 use crate::packing::{SET_FS, SET_GS, saved, shipment};
 use crate::pass::pass;
 use crate::sys::{self, Fd, safe_call};
@@ -33,6 +34,8 @@ struct Parcel {
     padding: [u8; PADDING],
     shipment: Shipment,
     saved: [u8; XSAVE_BYTES_MAX],
+    /// What travels with calls.
+    hold: Hold,
 }
 
 const PADDING: usize = size_of::<Shipment>().next_multiple_of(64) - size_of::<Shipment>();
@@ -163,6 +166,8 @@ struct Trip {
     turned_back: bool,
     /// The result of the call in place of whose answer the body was told so, if the call was made.
     result: Option<i64>,
+    /// What went with the last result.
+    load: Option<Load>,
     parcel: *mut Parcel,
     /// CPU time that the body had used when it last said.
     worked: u64,
@@ -180,6 +185,7 @@ impl Trip {
             recalled: false,
             turned_back: false,
             result: None,
+            load: None,
             parcel: parcel(block),
             worked: 0,
         };
@@ -203,6 +209,7 @@ impl Trip {
         const QUERY: u32 = Kind::Query as u32;
         const CLOCKS: u32 = Kind::Clocks as u32;
         const HOME: u32 = Kind::Home as u32;
+        const STORE: u32 = Kind::Store as u32;
         loop {
             if !self.recalled && !self.turned_back && self.is_wanted(block) {
                 hosts::recall(self.host, self.tid);
@@ -216,6 +223,7 @@ impl Trip {
             match head.kind {
                 CALL => self.call(block, head),
                 QUERY => self.query(block, head),
+                STORE => self.store(block),
                 CLOCKS => self.clocks(block, head),
                 HOME => return self.unload(head),
                 _ => self.misunderstood(),
@@ -273,7 +281,7 @@ impl Trip {
 
     /// A call of the thread's: made here, unless the thread is to come home first.
     fn call(&mut self, block: &mut Block, head: Head) {
-        let mut call: Call = self.body(head);
+        let (mut call, back) = self.call_with_freight(head);
         self.account(block, call.worked);
         if self.is_wanted(block) {
             return self.turn_back();
@@ -285,11 +293,17 @@ impl Trip {
         let lent = core::mem::replace(&mut block.travel.lent, Lent::NOT);
         match outcome {
             Outcome::Done(value) if !self.is_wanted(block) => {
-                self.say(Kind::Result, [Part::of(&Returned { value: value as u64, lent })]);
+                self.load = back.map(|back| back.load(value));
+                let freight = self.load.as_ref().map_or(&[][..], Load::bytes);
+                self.say(
+                    Kind::Result,
+                    [Part::of(&Returned { value: value as u64, lent }), Part::bytes(freight)],
+                );
             }
             Outcome::Elsewhere(lent) if !self.is_wanted(block) => self.say(Kind::Lent, [Part::of(&lent)]),
             Outcome::Done(value) => {
                 // The body does not come to it.
+                let value = back.map_or(value, |back| back.load(value).store());
                 let rest =
                     if lent == Lent::NOT { 0 } else { futex::wake_rest(self.host, &call.context, value) };
                 self.result = Some(value + rest);
@@ -297,6 +311,39 @@ impl Trip {
             }
             Outcome::NotMade | Outcome::Elsewhere(_) => self.turn_back(),
         }
+    }
+
+    /// A call as the body has sent it, and what it is to write for the body.
+    fn call_with_freight(&mut self, head: Head) -> (Call, Option<Back>) {
+        if (head.bytes as usize) < size_of::<Call>() {
+            self.misunderstood();
+        }
+        let mut call: Call = self.body(Head { bytes: size_of::<Call>() as u32, ..head });
+        // SAFETY: only the address is taken.
+        let hold = unsafe { &raw mut (*self.parcel).hold };
+        match Hold::place(hold, &call) {
+            Some((to, bytes)) if bytes == head.bytes as usize - size_of::<Call>() => {
+                if hosts::receive(self.socket, to, bytes).is_err() {
+                    hosts::lost(self.host);
+                }
+            }
+            _ => self.misunderstood(),
+        }
+        match Hold::redirect(hold, &mut call) {
+            Some(back) => (call, back),
+            None => self.misunderstood(),
+        }
+    }
+
+    /// The body cannot store what went with the last result.
+    fn store(&mut self, block: &Block) {
+        let Some(load) = self.load.take() else { self.misunderstood() };
+        let value = load.store();
+        if self.is_wanted(block) {
+            self.result = Some(value);
+            return self.turn_back();
+        }
+        self.say(Kind::Result, [Part::of(&Returned { value: value as u64, lent: Lent::NOT })]);
     }
 
     /// Lets in what the call has sent to this thread, or has let in: that comes before its result.

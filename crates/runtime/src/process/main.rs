@@ -22,6 +22,7 @@ mod body;
 mod cputime;
 mod exec;
 mod files;
+mod freight;
 mod futex;
 mod hosts;
 mod live;

@@ -136,7 +136,7 @@ pub enum Outcome {
 /// A call in spread mode, made by the thread at home or by the deputy of one that is away.
 pub fn perform(block: &mut Block, number: u32, context: &mut Context) -> Outcome {
     let r = context.registers;
-    let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let arguments = r.arguments();
     let done = |result| Outcome::Done(raw(result));
     match (calls::class(number), number) {
         (_, nr::CLOCK_GETTIME) => done(cputime::clock(block, context)),

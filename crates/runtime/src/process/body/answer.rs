@@ -9,6 +9,7 @@ use crate::body::channel::{Ended, Part};
 use crate::body::clocks::{self, Reading};
 use crate::body::fatal;
 use crate::body::faults::{self, Reached};
+use crate::body::freight::{self, Freight};
 use crate::body::map::Access;
 use crate::body::seat::Seat;
 use crate::body::{futex, thread};
@@ -71,8 +72,32 @@ pub unsafe extern "C" fn on_call(_: i32, info: *mut SigInfo, context: *mut Conte
 
 /// Asks the deputy to make the call.
 pub fn ask(seat: &mut Seat, context: &Context) -> Said {
-    let asked = seat.send(Kind::Call, [Part::of(&Call { context: *context, worked: thread::worked() })]);
+    let Some(freight) = freight::load(seat, context) else { return Said::ComeHome };
+    let call =
+        Call { context: *context, worked: thread::worked(), sent: freight.sent as u64, room: freight.room };
+    let sent = match freight.sent {
+        0 => Part::bytes(&[]),
+        bytes => Part::bytes(&freight::hold(seat).expect("it was loaded")[..bytes]),
+    };
+    let asked = seat.send(Kind::Call, [Part::of(&call), sent]);
+    hear(seat, asked, &freight)
+}
+
+/// Waits for what the deputy says, and stores what comes with it.
+fn hear(seat: &mut Seat, asked: Result<(), Ended>, freight: &Freight) -> Said {
     match asked.and_then(|()| seat.receive()) {
+        Ok((kind, bytes)) if kind == Kind::Result as u32 && bytes > size_of::<Returned>() => {
+            // SAFETY: numbers.
+            let returned = unsafe { seat.front(bytes) };
+            let Some(hold) = freight::hold(seat) else { return leave_to_home(seat) };
+            let room = freight.room as usize;
+            match seat.take_rest::<Returned>(bytes, &mut hold[..room]) {
+                Ok(came) if user::write_bytes(freight.to, &hold[..came]).is_ok() => Said::Result(returned),
+                // It has been unmapped here meanwhile: home knows whether rightly.
+                Ok(_) => leave_to_home(seat),
+                Err(Ended) => thread::end(seat),
+            }
+        }
         // SAFETY: numbers.
         Ok((kind, bytes)) if kind == Kind::Result as u32 => Said::Result(unsafe { seat.body(bytes) }),
         // SAFETY: numbers.
@@ -81,6 +106,12 @@ pub fn ask(seat: &mut Seat, context: &Context) -> Said {
         Ok(_) => fatal(&[b"home answers a call with something else"]),
         Err(Ended) => thread::end(seat),
     }
+}
+
+/// What came back with a result is to be stored by the deputy.
+fn leave_to_home(seat: &mut Seat) -> Said {
+    let asked = seat.send(Kind::Store, []);
+    hear(seat, asked, &Freight::default())
 }
 
 /// What can be answered here.

@@ -48,7 +48,7 @@ pub fn know(seat: &mut Seat) {
 /// A call of the thread's.
 pub fn call(seat: &mut Seat, context: &Context) -> Answer {
     let r = &context.registers;
-    let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let arguments = r.arguments();
     let slot = &SLOTS[queue_of(r.rdi)];
     match Use::of(&arguments) {
         Use::Wait => wait_for(seat, context, slot, arguments),

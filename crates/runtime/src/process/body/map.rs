@@ -98,7 +98,12 @@ fn with<R>(action: impl FnOnce(&mut Map) -> R) -> R {
 
 /// Whether the access can go on by now.
 pub fn allows(address: u64, access: Access) -> bool {
-    with(|map| map.layout.at(address).is_some_and(|area| access.is_allowed(area.prot)))
+    allowed_until(address, access).is_some()
+}
+
+/// The end of what is mapped around `address`, if the access can go on there.
+pub fn allowed_until(address: u64, access: Access) -> Option<u64> {
+    with(|map| map.layout.at(address).filter(|area| access.is_allowed(area.prot)).map(|area| area.span.end))
 }
 
 /// Maps what home has said of, of the space.

@@ -11,6 +11,7 @@
 //! | [`seat`] | what a body knows of itself, and where it lies |
 //! | [`channel`] | messages over a socket |
 //! | [`answer`] | system calls: made here, asked at home, or taken home |
+//! | [`freight`] | bytes that travel with a call |
 //! | [`futex`] | waits and wake-ups whose queue this host has |
 //! | [`faults`] | what the thread may not touch, or not yet |
 //! | [`map`] | what is mapped here |
@@ -27,6 +28,7 @@ pub mod channel;
 pub mod clocks;
 mod door;
 mod faults;
+mod freight;
 mod futex;
 mod map;
 mod seat;

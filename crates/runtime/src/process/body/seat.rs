@@ -41,6 +41,8 @@ pub struct Seat {
     pub next: *mut Seat,
     /// It is in the list.
     pub listed: bool,
+    /// Where the bytes are that travel with a call, or 0 ([`super::freight`]). It stays with the seat.
+    pub hold: u64,
 }
 
 const PADDING: usize =
@@ -87,8 +89,8 @@ impl Seat {
         channel::send(self.socket, kind, parts)
     }
 
-    /// Waits for the next message, which is complete when this returns; returns its kind and length. One at a time: home
-    /// says nothing more until it is answered.
+    /// Waits for the next message, which is complete when this returns, but for what of its freight does not fit
+    /// ([`Seat::take_rest`]); returns its kind and length. One at a time: home says nothing more until it is answered.
     pub fn receive(&mut self) -> Result<(u32, usize), Ended> {
         // SAFETY: inside the seat.
         let start = unsafe { (self as *mut Seat).cast::<u8>().add(offset_of!(Seat, head)) };
@@ -102,7 +104,7 @@ impl Seat {
             if used >= HEAD_BYTES {
                 // SAFETY: the kernel has written it.
                 let head = unsafe { (&raw const self.head).read_volatile() };
-                wanted = HEAD_BYTES + head.bytes as usize;
+                wanted = HEAD_BYTES + (head.bytes as usize).min(MESSAGE_BYTES_MAX);
             }
         }
         if used != wanted {
@@ -121,7 +123,39 @@ impl Seat {
         if bytes != size_of::<T>() {
             fatal(&[b"home speaks of something of another size"]);
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.front(bytes) }
+    }
+
+    /// What stands before the freight of the last message.
+    ///
+    /// # Safety
+    /// Every bit pattern is a `T`.
+    pub unsafe fn front<T: Copy>(&self, bytes: usize) -> T {
+        if bytes < size_of::<T>() {
+            fatal(&[b"home speaks of something of another size"]);
+        }
         // SAFETY: the body starts where a shipment would, and has just been seen to be as long as this; the caller's promise.
         unsafe { (&raw const self.shipment).cast::<T>().read_volatile() }
+    }
+
+    /// The freight of the last message, `bytes` long with the `T` before it, to `to`, which has room for it. Returns how long it is.
+    pub fn take_rest<T>(&mut self, bytes: usize, to: &mut [u8]) -> Result<usize, Ended> {
+        let rest = bytes - size_of::<T>();
+        if rest > to.len() {
+            fatal(&[b"home sends more than there is room for"]);
+        }
+        let here = rest.min(MESSAGE_BYTES_MAX - size_of::<T>());
+        // SAFETY: `receive` has put so much of the message's body there, behind the `T`.
+        unsafe {
+            let from = (&raw const self.shipment).cast::<u8>().add(size_of::<T>());
+            core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), here);
+        }
+        let mut used = here;
+        while used < rest {
+            // SAFETY: the rest of `to`.
+            used += unsafe { channel::receive(self.socket, to.as_mut_ptr().add(used), rest - used)? };
+        }
+        Ok(rest)
     }
 }
