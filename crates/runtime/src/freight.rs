@@ -3,7 +3,8 @@
 //! A deputy makes the very call of its thread, with the very pointers; then their pages come home, and go back when the thread
 //! uses them next, two journeys and more for what may be a few bytes. So the body sends the bytes that the kernel is to read
 //! beside the call, and stores those that it writes when they come beside the result. What the table does not name, what is too
-//! long or cannot be read or written where the thread is, goes by pages, as ever: then the kernel at home judges.
+//! long or cannot be read or written where the thread is, goes by pages, as ever: then the kernel at home judges. A call that
+//! writes a list of buffers (writev(2)) travels as one that writes a single one.
 
 use crate::nr;
 
@@ -19,6 +20,13 @@ pub enum Size {
     Fixed(u64),
     /// So many of `unit` bytes as another argument says; of those that come back as many as the result says.
     Counted {
+        /// Which.
+        argument: usize,
+        /// Bytes of one.
+        unit: u64,
+    },
+    /// The same, but all come back whatever the result is, if it is no error.
+    Whole {
         /// Which.
         argument: usize,
         /// Bytes of one.
@@ -42,7 +50,9 @@ impl Buffer {
     pub fn room(&self, arguments: &[u64; 6]) -> Option<u64> {
         let bytes = match self.size {
             Size::Fixed(bytes) => bytes,
-            Size::Counted { argument, unit } => arguments[argument].checked_mul(unit)?,
+            Size::Counted { argument, unit } | Size::Whole { argument, unit } => {
+                arguments[argument].checked_mul(unit)?
+            }
             Size::String => STRING_BYTES_MAX,
         };
         ((1..=BYTES_MAX).contains(&bytes) && arguments[self.argument] != 0).then_some(bytes)
@@ -53,7 +63,7 @@ impl Buffer {
         match self.size {
             _ if result < 0 => 0,
             Size::Counted { unit, .. } => room.min((result as u64).saturating_mul(unit)),
-            Size::Fixed(_) | Size::String => room,
+            Size::Fixed(_) | Size::Whole { .. } | Size::String => room,
         }
     }
 }
@@ -75,9 +85,24 @@ pub const fn of(number: u32, arguments: &[u64; 6]) -> Freight {
     const fn counted(argument: usize, count: usize, unit: u64) -> Option<Buffer> {
         buffer(argument, Size::Counted { argument: count, unit })
     }
-    const STAT: Size = Size::Fixed(144);
-    const STATX: Size = Size::Fixed(256);
-    const TIMESPEC: Size = Size::Fixed(16);
+    const fn fixed(argument: usize, bytes: u64) -> Option<Buffer> {
+        buffer(argument, Size::Fixed(bytes))
+    }
+    const fn path(argument: usize) -> Option<Buffer> {
+        buffer(argument, Size::String)
+    }
+    const fn events(argument: usize, count: usize) -> Option<Buffer> {
+        counted(argument, count, 12)
+    }
+    /// Of struct stat, statx, timespec, rusage, sigset_t, stack_t, sigaction, pollfd.
+    const STAT: u64 = 144;
+    const STATX: u64 = 256;
+    const TIME: u64 = 16;
+    const USAGE: u64 = 144;
+    const SET: u64 = 8;
+    const STACK: u64 = 24;
+    const ACTION: u64 = 32;
+    const POLL: u64 = 8;
     let (sent, back) = match number {
         nr::READ | nr::PREAD64 | nr::GETDENTS64 => (None, counted(1, 2, 1)),
         nr::WRITE | nr::PWRITE64 => (counted(1, 2, 1), None),
@@ -85,21 +110,38 @@ pub const fn of(number: u32, arguments: &[u64; 6]) -> Freight {
         nr::RECVFROM if arguments[4] == 0 => (None, counted(1, 2, 1)),
         nr::SENDTO if arguments[4] == 0 => (counted(1, 2, 1), None),
         nr::GETRANDOM | nr::GETCWD => (None, counted(0, 1, 1)),
-        nr::EPOLL_WAIT => (None, counted(1, 2, 12)),
-        nr::FSTAT => (None, buffer(1, STAT)),
-        nr::OPEN | nr::ACCESS => (buffer(0, Size::String), None),
-        nr::OPENAT | nr::FACCESSAT | nr::FACCESSAT2 => (buffer(1, Size::String), None),
-        nr::STAT | nr::LSTAT => (buffer(0, Size::String), buffer(1, STAT)),
-        nr::NEWFSTATAT => (buffer(1, Size::String), buffer(2, STAT)),
-        nr::STATX => (buffer(1, Size::String), buffer(4, STATX)),
-        nr::READLINK => (buffer(0, Size::String), counted(1, 2, 1)),
-        nr::READLINKAT => (buffer(1, Size::String), counted(2, 3, 1)),
+        nr::POLL => {
+            let all = buffer(0, Size::Whole { argument: 1, unit: POLL });
+            (all, all)
+        }
+        nr::EPOLL_WAIT => (None, events(1, 2)),
+        nr::EPOLL_PWAIT if arguments[4] == 0 => (None, events(1, 2)),
+        nr::EPOLL_CTL => (fixed(3, 12), None),
+        nr::FSTAT => (None, fixed(1, STAT)),
+        nr::OPEN | nr::ACCESS => (path(0), None),
+        nr::OPENAT | nr::FACCESSAT | nr::FACCESSAT2 => (path(1), None),
+        nr::STAT | nr::LSTAT => (path(0), fixed(1, STAT)),
+        nr::NEWFSTATAT => (path(1), fixed(2, STAT)),
+        nr::STATX => (path(1), fixed(4, STATX)),
+        nr::READLINK => (path(0), counted(1, 2, 1)),
+        nr::READLINKAT => (path(1), counted(2, 3, 1)),
+        nr::CLOCK_GETTIME => (None, fixed(1, TIME)),
+        nr::GETRUSAGE => (None, fixed(1, USAGE)),
         // What is left of the time is written only when a signal comes, and that brings the thread home.
-        nr::NANOSLEEP => (buffer(0, TIMESPEC), None),
-        nr::CLOCK_NANOSLEEP => (buffer(2, TIMESPEC), None),
+        nr::NANOSLEEP => (fixed(0, TIME), None),
+        nr::CLOCK_NANOSLEEP => (fixed(2, TIME), None),
+        nr::FUTEX if is_timed(arguments[1]) => (fixed(3, TIME), None),
+        nr::RT_SIGPROCMASK if arguments[3] == SET => (fixed(1, SET), fixed(2, SET)),
+        nr::RT_SIGACTION if arguments[3] == SET => (fixed(1, ACTION), fixed(2, ACTION)),
+        nr::SIGALTSTACK => (fixed(0, STACK), fixed(1, STACK)),
         _ => (None, None),
     };
     Freight { sent, back }
+}
+
+/// Whether a futex(2) operation's fourth argument is a time: FUTEX_WAIT, LOCK_PI, WAIT_BITSET, LOCK_PI2.
+const fn is_timed(operation: u64) -> bool {
+    matches!(operation & 0x7f, 0 | 6 | 9 | 13)
 }
 
 #[cfg(test)]
@@ -110,12 +152,35 @@ mod tests {
     const ADDRESS: u64 = 0x7000;
 
     #[test]
-    fn only_forwarded_calls_have_freight() {
-        let named = |number: &&u32| of(**number, &[0; 6]) != Freight::default();
-        assert!(nr::ALL.iter().filter(named).count() > 15);
+    fn only_what_deputies_do_has_freight() {
+        let named = |number: &&u32| of(**number, &[0, 0, 0, 8, 0, 0]) != Freight::default();
+        assert!(nr::ALL.iter().filter(named).count() > 25);
         for number in nr::ALL.iter().filter(named) {
-            assert!(matches!(class(*number), Class::Forwarded { .. }), "{}", nr::name(*number));
+            // A clock that the body does not know is the deputy's to read.
+            let done = matches!(class(*number), Class::Forwarded { .. } | Class::Thread | Class::Local);
+            assert!(done, "{}", nr::name(*number));
         }
+    }
+
+    #[test]
+    fn what_is_no_pointer_does_not_travel() {
+        const WAKE: u64 = 1;
+        const WAIT_BITSET_PRIVATE: u64 = 9 | 128;
+        let sent = |number, arguments: [u64; 6]| of(number, &arguments).sent.and_then(|b| b.room(&arguments));
+        assert_eq!(sent(nr::FUTEX, [ADDRESS, WAIT_BITSET_PRIVATE, 0, ADDRESS, 0, 0]), Some(16));
+        assert_eq!(sent(nr::FUTEX, [ADDRESS, WAIT_BITSET_PRIVATE, 0, 0, 0, 0]), None, "no time");
+        assert_eq!(sent(nr::FUTEX, [ADDRESS, WAKE, 0, ADDRESS, 0, 0]), None, "a number");
+        assert_eq!(sent(nr::RT_SIGPROCMASK, [0, ADDRESS, 0, 4, 0, 0]), None, "the kernel refuses it");
+    }
+
+    #[test]
+    fn all_polled_files_come_back() {
+        let arguments = [ADDRESS, 3, 0, 0, 0, 0];
+        let Freight { sent: Some(sent), back: Some(back) } = of(nr::POLL, &arguments) else {
+            panic!("both ways")
+        };
+        assert_eq!((sent.room(&arguments), back.room(&arguments)), (Some(24), Some(24)));
+        assert_eq!([-4, 0, 1].map(|result| back.written(24, result)), [0, 24, 24]);
     }
 
     #[test]

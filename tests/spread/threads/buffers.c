@@ -2,12 +2,14 @@
 #include "check.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 enum { LONG = 128 << 10 };
 
@@ -93,6 +95,40 @@ static void *refused(void *number) {
 
 static void that_are_refused(void) {
     on_workers(refused);
+}
+
+/* Calls fill parts of one buffer whose pages all threads use meanwhile. */
+enum { SLICE = 30011, TIMES = 40 };
+static char *shared;
+static int patterns;
+
+static char pattern(size_t slice, size_t byte) {
+    return (char)(slice * 31 + byte * 7);
+}
+
+static void *fill_slice(void *number) {
+    size_t me = (size_t)number, sum = 0;
+    char *slice = shared + me * SLICE;
+    for (size_t round = 0; round < TIMES; round++) {
+        /* As many bytes of the file as the slice has, from where its pattern has moved to. */
+        IS(pread(patterns, slice, SLICE, (off_t)(me * 2 * SLICE + round)), SLICE);
+        for (size_t byte = 0; byte < WORKERS * SLICE; byte += 1000) sum += (unsigned char)shared[byte];
+        for (size_t byte = 0; byte < SLICE; byte++) IS(slice[byte], pattern(me, byte + round));
+        slice[round] = slice[SLICE - 1] = 0;
+    }
+    return (void *)(sum != 0 ? NULL : shared);
+}
+
+static void that_are_shared(void) {
+    patterns = own_file();
+    shared = pages((WORKERS * SLICE + PAGE - 1) / PAGE);
+    char *one = malloc(2 * SLICE);
+    for (size_t slice = 0; slice < WORKERS; slice++) {
+        for (size_t byte = 0; byte < 2 * SLICE; byte++) one[byte] = pattern(slice, byte);
+        IS(pwrite(patterns, one, 2 * SLICE, (off_t)(slice * 2 * SLICE)), 2 * SLICE);
+    }
+    free(one);
+    on_workers(fill_slice);
 }
 
 /* A buffer that goes while a call waits to fill it. */
@@ -215,6 +251,111 @@ static void that_are_counted(void) {
     on_workers(counted);
 }
 
+/* Lists of buffers, and polled files. */
+static void *listed(void *number) {
+    int file = own_file(), pair[2];
+    char *memory = pages(2), first[3] = "one", *big = malloc(LONG);
+    CHECK(munmap(memory + PAGE, PAGE) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    memset(memory, '2', PAGE);
+    memset(big, '3', LONG);
+    struct iovec parts[40] = {{first, 3}, {nowhere, 0}, {memory + PAGE - 5, 5}};
+    IS(writev(file, parts, 3), 8);
+    char got[20] = "...................";
+    IS(pread(file, got, 19, 0), 8);
+    CHECK(memcmp(got, "one22222...", 11) == 0);
+    IS(pwritev(file, parts, 3, 4), 8);
+    IS(pread(file, got, 19, 0), 12);
+    CHECK(memcmp(got, "one2one22222...", 15) == 0);
+    parts[2].iov_len = 6;
+    /* Linux writes what can be read, or says EFAULT. */
+    ssize_t wrote = pwritev(file, parts, 3, 0);
+    CHECK(wrote == 3 || wrote == 8 || (wrote == -1 && errno == EFAULT));
+    IS(writev(file, nowhere, 1), -1);
+    IS(errno, EFAULT);
+    IS(writev(file, parts, less_than_none), -1);
+    IS(errno, EINVAL);
+    IS(writev(file, parts, 0), 0);
+    /* Too much to travel, and too many. */
+    parts[2] = (struct iovec){big, LONG};
+    IS(ftruncate(file, 0), 0);
+    IS(pwritev(file, parts, 3, 0), LONG + 3);
+    for (int i = 0; i < 40; i++) parts[i] = (struct iovec){first, 3};
+    IS(pwritev(file, parts, 40, 0), 120);
+    /* The same through a socket. */
+    parts[1] = (struct iovec){memory, 7};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    IS(sendmsg(pair[0], &message, MSG_DONTWAIT), 10);
+    struct pollfd polled[3] = {{pair[1], POLLIN, 99}, {-1, POLLIN, 99}, {pair[0], POLLIN, 99}};
+    IS(poll(polled, 3, 1000), 1);
+    CHECK(polled[0].revents == POLLIN && polled[1].revents == 0 && polled[2].revents == 0);
+    CHECK(polled[0].fd == pair[1] && polled[2].events == POLLIN);
+    IS(recv(pair[1], got, 19, 0), 10);
+    CHECK(memcmp(got, "one2222222", 10) == 0);
+    /* A descriptor beside the bytes goes with them. */
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {0};
+    message = (struct msghdr){.msg_iov = parts, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    *head = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+    memcpy(CMSG_DATA(head), &file, sizeof file);
+    IS(sendmsg(pair[0], &message, 0), 3);
+    IS(recvmsg(pair[1], &message, 0), 3);
+    head = CMSG_FIRSTHDR(&message);
+    CHECK(head && head->cmsg_type == SCM_RIGHTS);
+    int same;
+    memcpy(&same, CMSG_DATA(head), sizeof same);
+    struct stat one, other;
+    CHECK(fstat(file, &one) == 0 && fstat(same, &other) == 0 && one.st_ino == other.st_ino);
+    (void)number;
+    close(same), close(file), close(pair[0]), close(pair[1]);
+    free(big);
+    return NULL;
+}
+
+static void that_are_listed(void) {
+    on_workers(listed);
+}
+
+/* What a thread asks of its own signals and times, whose answers come back to it. */
+static void *own_things(void *number) {
+    sigset_t usr, before, now;
+    sigemptyset(&usr);
+    sigaddset(&usr, SIGUSR2);
+    OK(pthread_sigmask(SIG_BLOCK, &usr, &before));
+    IS(sigismember(&before, SIGUSR2), 0);
+    OK(pthread_sigmask(SIG_SETMASK, NULL, &now));
+    IS(sigismember(&now, SIGUSR2), 1);
+    OK(pthread_sigmask(SIG_SETMASK, &before, NULL));
+    IS(sigprocmask(99, &usr, &now), -1);
+    IS(errno, EINVAL);
+    stack_t mine = {.ss_sp = pages(8), .ss_size = 8 * PAGE}, old;
+    IS(sigaltstack(&mine, &old), 0);
+    IS(sigaltstack(NULL, &old), 0);
+    CHECK(old.ss_sp == mine.ss_sp && old.ss_size == mine.ss_size);
+    struct sigaction action;
+    IS(sigaction(SIGRTMIN + (int)(intptr_t)number, NULL, &action), 0);
+    CHECK(action.sa_handler == SIG_DFL);
+    struct timespec used = {-1, -1}, later;
+    IS(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used), 0);
+    CHECK(used.tv_sec >= 0 && used.tv_nsec >= 0);
+    IS(clock_gettime(12345, &later), -1);
+    IS(errno, EINVAL);
+    /* Nobody comes: the time is what ends it. */
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+    OK(pthread_mutex_lock(&lock));
+    later = in_ms(CLOCK_REALTIME, 30);
+    IS(pthread_cond_timedwait(&never, &lock, &later), ETIMEDOUT);
+    OK(pthread_mutex_unlock(&lock));
+    return NULL;
+}
+
+static void that_are_own(void) {
+    on_workers(own_things);
+}
+
 /* A signal comes while a call waits: what the call has done is there, and what it has not done is not. */
 static volatile int handled;
 
@@ -268,9 +409,12 @@ static void that_are_interrupted(void) {
 const Case buffer_cases[] = {
     {"buffers-of-every-size", of_every_size},
     {"buffers-refused", that_are_refused},
+    {"buffers-shared", that_are_shared},
     {"buffers-that-go", that_go},
     {"paths", that_are_paths},
     {"counted-results", that_are_counted},
+    {"lists-of-buffers", that_are_listed},
+    {"own-signals-and-times", that_are_own},
     {"interrupted-buffers", that_are_interrupted},
     {NULL, NULL},
 };

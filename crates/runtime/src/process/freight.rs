@@ -47,9 +47,10 @@ impl Hold {
         let registers = &mut call.context.registers;
         let arguments = registers.arguments();
         let freight = freight::of(registers.rax as u32, &arguments);
+        // SAFETY: only the addresses are taken.
+        let (sent, back) = unsafe { (&raw const (*hold).sent, &raw const (*hold).back) };
         if call.sent > 0 {
-            // SAFETY: only the address is taken.
-            *registers.argument_mut(freight.sent?.argument) = unsafe { &raw const (*hold).sent } as u64;
+            *registers.argument_mut(freight.sent?.argument) = sent as u64;
         }
         if call.room == 0 {
             return Some(None);
@@ -58,11 +59,11 @@ impl Hold {
         if buffer.room(&arguments) != Some(call.room) {
             return None;
         }
-        // SAFETY: only the address is taken.
-        let at = unsafe { &raw const (*hold).back }.cast::<u8>();
-        let place = registers.argument_mut(buffer.argument);
-        let to = core::mem::replace(place, at as u64);
-        Some(Some(Back { buffer, room: call.room, to, at }))
+        // What is read and written is one buffer.
+        let both = call.sent > 0 && freight.sent?.argument == buffer.argument;
+        let at = if both { sent } else { back }.cast::<u8>();
+        *registers.argument_mut(buffer.argument) = at as u64;
+        Some(Some(Back { buffer, room: call.room, to: arguments[buffer.argument], at }))
     }
 }
 

@@ -1,4 +1,9 @@
 //! Reading and writing the program's memory: through the kernel, so that a bad pointer is EFAULT and no crash.
+//!
+//! By process_vm_readv(2) and process_vm_writev(2) of this very process, with the program's memory as their *local* side. That side is
+//! copied as by any call that takes a buffer. The remote side is pinned first and copied then, and a page of the space must not be
+//! pinned: what is written to it after it has gone to another host is lost. So to write to the program is to read from the runtime,
+//! whose own memory goes nowhere.
 
 use megalith_runtime::errno::{EFAULT, ENAMETOOLONG, Errno};
 use megalith_runtime::{PAGE, nr};
@@ -12,15 +17,15 @@ struct Vector {
 }
 
 fn transfer(number: u32, own: u64, address: u64, bytes: usize) -> Result<usize, Errno> {
-    let local = Vector { base: own, bytes: bytes as u64 };
-    let remote = Vector { base: address, bytes: bytes as u64 };
+    let local = Vector { base: address, bytes: bytes as u64 };
+    let remote = Vector { base: own, bytes: bytes as u64 };
     let done = safe_call!(number, sys::pid(), &raw const local, 1, &raw const remote, 1, 0)?;
     Ok(done as usize)
 }
 
 /// Reads what is readable from `address` on; returns how much.
 pub fn read_some(address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-    transfer(nr::PROCESS_VM_READV, buffer.as_mut_ptr() as u64, address, buffer.len())
+    transfer(nr::PROCESS_VM_WRITEV, buffer.as_mut_ptr() as u64, address, buffer.len())
 }
 
 /// Plain numbers, for which every bit pattern is a value.
@@ -47,7 +52,7 @@ pub fn read<T: Plain>(address: u64) -> Result<T, Errno> {
     // SAFETY: Plain: zeros are a value.
     let mut value: T = unsafe { core::mem::zeroed() };
     let bytes = size_of::<T>();
-    match transfer(nr::PROCESS_VM_READV, &raw mut value as u64, address, bytes) {
+    match transfer(nr::PROCESS_VM_WRITEV, &raw mut value as u64, address, bytes) {
         Ok(done) if done == bytes => Ok(value),
         _ => Err(EFAULT),
     }
@@ -58,7 +63,7 @@ pub fn write_bytes(address: u64, bytes: &[u8]) -> Result<(), Errno> {
     if bytes.is_empty() {
         return Ok(());
     }
-    match transfer(nr::PROCESS_VM_WRITEV, bytes.as_ptr() as u64, address, bytes.len()) {
+    match transfer(nr::PROCESS_VM_READV, bytes.as_ptr() as u64, address, bytes.len()) {
         Ok(done) if done == bytes.len() => Ok(()),
         _ => Err(EFAULT),
     }

@@ -72,9 +72,9 @@ pub unsafe extern "C" fn on_call(_: i32, info: *mut SigInfo, context: *mut Conte
 
 /// Asks the deputy to make the call.
 pub fn ask(seat: &mut Seat, context: &Context) -> Said {
-    let Some(freight) = freight::load(seat, context) else { return Said::ComeHome };
-    let call =
-        Call { context: *context, worked: thread::worked(), sent: freight.sent as u64, room: freight.room };
+    let mut context = *context;
+    let Some(freight) = freight::load(seat, &mut context) else { return Said::ComeHome };
+    let call = Call { context, worked: thread::worked(), sent: freight.sent as u64, room: freight.room };
     let sent = match freight.sent {
         0 => Part::bytes(&[]),
         bytes => Part::bytes(&freight::hold(seat).expect("it was loaded")[..bytes]),

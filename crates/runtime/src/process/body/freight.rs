@@ -1,8 +1,8 @@
 //! A body's part of what travels with a call ([`megalith_runtime::freight`]).
 
-use megalith_runtime::PAGE;
-use megalith_runtime::frame::Context;
+use megalith_runtime::frame::{Context, Registers};
 use megalith_runtime::freight::{self, BYTES_MAX, Buffer, STRING_BYTES_MAX, Size};
+use megalith_runtime::{PAGE, nr};
 
 use crate::body::faults::{self, Reached};
 use crate::body::map::{self, Access};
@@ -29,8 +29,16 @@ pub fn hold(seat: &mut Seat) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(seat.hold as *mut u8, BYTES_MAX as usize) })
 }
 
-/// Loads what is to go with the call. Nothing does where anything cannot. `None`: home wants the thread first.
-pub fn load(seat: &mut Seat, context: &Context) -> Option<Freight> {
+/// Loads what is to go with the call, which then may be another that does the same. Nothing goes where anything cannot.
+/// `None`: home wants the thread first.
+pub fn load(seat: &mut Seat, context: &mut Context) -> Option<Freight> {
+    if let Some(list) = List::of(&context.registers) {
+        let sent = gather(seat, &list)?.unwrap_or(0);
+        if sent > 0 {
+            list.as_one_buffer(&mut context.registers, sent);
+        }
+        return Some(Freight { sent, ..Freight::default() });
+    }
     let arguments = context.registers.arguments();
     let freight = freight::of(context.registers.rax as u32, &arguments);
     let mut loaded = Freight::default();
@@ -54,6 +62,67 @@ pub fn load(seat: &mut Seat, context: &Context) -> Option<Freight> {
         loaded.sent = sent;
     }
     Some(loaded)
+}
+
+/// A list of buffers (struct iovec) of which a call writes the bytes, and nothing else about it is behind pointers.
+struct List {
+    at: u64,
+    count: u64,
+}
+
+impl List {
+    /// That of writev(2), pwritev(2), or of sendmsg(2) without address and control data.
+    fn of(registers: &Registers) -> Option<List> {
+        let [_, second, third, ..] = registers.arguments();
+        match registers.rax as u32 {
+            nr::WRITEV | nr::PWRITEV => Some(List { at: second, count: third }),
+            nr::SENDMSG => {
+                // struct msghdr.
+                let [name, _, at, count, control, control_bytes, _] = user::read::<[u64; 7]>(second).ok()?;
+                (name == 0 && control == 0 && control_bytes == 0).then_some(List { at, count })
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes the call one with a single buffer of so many bytes.
+    fn as_one_buffer(&self, registers: &mut Registers, bytes: usize) {
+        match registers.rax as u32 {
+            nr::WRITEV => registers.rax = u64::from(nr::WRITE),
+            nr::PWRITEV => registers.rax = u64::from(nr::PWRITE64),
+            _ => {
+                registers.rax = u64::from(nr::SENDTO);
+                (registers.r10, registers.r8, registers.r9) = (registers.rdx, 0, 0);
+            }
+        }
+        // The deputy puts its own there.
+        registers.rsi = self.at;
+        registers.rdx = bytes as u64;
+    }
+}
+
+/// Longest list that is gathered.
+const BUFFERS_MAX: usize = 32;
+
+/// Reads all of a list's buffers into the hold; how long they are, unless that cannot be. `None`: home wants the thread first.
+fn gather(seat: &mut Seat, list: &List) -> Option<Option<usize>> {
+    let count = list.count as usize;
+    if !(1..=BUFFERS_MAX).contains(&count) || !may_touch(seat, list.at, list.count * 16, Access::Read)? {
+        return Some(None);
+    }
+    let (mut used, Some(hold)) = (0, hold(seat)) else { return Some(None) };
+    for entry in 0..list.count {
+        let Ok([from, bytes]) = user::read::<[u64; 2]>(list.at + entry * 16) else { return Some(None) };
+        if bytes > (hold.len() - used) as u64 || !may_touch(seat, from, bytes, Access::Read)? {
+            return Some(None);
+        }
+        let room = &mut hold[used..used + bytes as usize];
+        if !room.is_empty() && user::read_some(from, room) != Ok(room.len()) {
+            return Some(None);
+        }
+        used += bytes as usize;
+    }
+    Some(Some(used))
 }
 
 /// Reads what the program wants to be read; how long it is.
