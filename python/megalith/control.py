@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from megalith.exceptions import AgentError, JoinError
 from megalith.report import HostFigures, ThreadFigures
 
 LINE_BYTES_MAX: Final = 1 << 20
+AGENT_TIMEOUT_S: Final = 5.0
+"""How long the agent may take to accept a connection, and to read what it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +131,21 @@ class Control:
 
     @classmethod
     def connect(cls, path: Path) -> Control:
-        """Connects; raises OSError (FileNotFoundError, ConnectionRefusedError) if no agent is there."""
+        """Connects.
+
+        Raises:
+            OSError: (FileNotFoundError, ConnectionRefusedError) no agent is there.
+            AgentError: one is, and has taken no connection for :data:`AGENT_TIMEOUT_S`.
+        """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # settimeout() would not wait at all: a Unix socket that does not block is refused where the queue is full.
+            limit = struct.pack("ll", int(AGENT_TIMEOUT_S), int(AGENT_TIMEOUT_S % 1 * 1e6))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connection.connect(str(path))
+        except BlockingIOError:
+            connection.close()
+            raise AgentError(f"the home host's agent has taken no connection for {AGENT_TIMEOUT_S:g} s") from None
         except BaseException:
             connection.close()
             raise
@@ -238,7 +252,7 @@ class Control:
         return [parse_event(bytes(line)) for line in lines if line.strip()]
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._socket.settimeout(5.0)
+        self._socket.settimeout(AGENT_TIMEOUT_S)
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except TimeoutError:

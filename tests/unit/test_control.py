@@ -217,3 +217,15 @@ def test_silence_has_an_end() -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Control.connect(tmp_path / "control.sock")
+
+
+def test_an_agent_that_takes_no_connections_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stopped one does, once its queue is full."""
+    monkeypatch.setattr("megalith.control.AGENT_TIMEOUT_S", 0.2)
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with pytest.raises(AgentError, match=r"has taken no connection for 0\.2 s"):
+            Control.connect(path)
