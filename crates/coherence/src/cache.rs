@@ -246,10 +246,11 @@ impl Cache {
         let covered = std::mem::take(&mut region.covered);
         let waiting = std::mem::take(&mut region.waiting);
         let (mut ended, mut again, mut claim) = (Vec::new(), Vec::new(), false);
+        let believes = self.planted.has(Fault::BelieveOldAnswer);
         for (number, index) in waiting.into_iter().enumerate() {
             let page = id.page(usize::from(index));
             let op = self.pending.get(&page).ok_or("a page waited without an operation")?.op;
-            if op == Ask::Discard && number < covered {
+            if op == Ask::Discard && (number < covered || believes) {
                 ended.push(page);
             } else {
                 again.push(index);
@@ -294,13 +295,23 @@ impl Cache {
             {
                 out.send_page(requester, grant(Access::Write, Bytes::Carried), page, After::Drop);
                 self.set_hold(page, Hold::Absent);
+                if self.planted.has(Fault::StealBack) && !self.pending.contains_key(&page) {
+                    self.start(page, Pending::new(Ask::Access(Access::Write)), out);
+                }
             }
             hold @ (Hold::Owned | Hold::Exclusive) => {
-                if hold == Hold::Exclusive && !self.planted.has(Fault::NoProtect) {
-                    out.act(Action::Protect { page });
+                let protects = hold == Hold::Exclusive && !self.planted.has(Fault::NoProtect);
+                let late = self.planted.has(Fault::CopyBeforeProtect);
+                if protects {
                     self.set_hold(page, Hold::Owned);
                 }
+                if protects && !late {
+                    out.act(Action::Protect { page });
+                }
                 out.send_page(requester, grant(Access::Read, Bytes::Carried), page, After::Keep);
+                if protects && late {
+                    out.act(Action::Protect { page });
+                }
             }
             Hold::Absent | Hold::Arriving | Hold::Shared => return Err("this host is not the owner"),
         }
@@ -308,8 +319,13 @@ impl Cache {
     }
 
     pub(crate) fn invalidate(&mut self, page: PageId, requester: HostId, out: &mut Outbox<'_>) -> Handled {
+        if self.planted.has(Fault::AckUndropped) {
+            self.set_hold(page, Hold::Absent);
+        }
         self.drop_copy(page, out);
-        out.send(requester, Message::Ack { page });
+        if !self.planted.has(Fault::NoAck) {
+            out.send(requester, Message::Ack { page });
+        }
         Ok(())
     }
 

@@ -21,8 +21,11 @@ pub type Portrait = Vec<u64>;
 impl Node {
     /// Makes the node break a rule.
     pub fn plant(&mut self, fault: Fault) {
-        self.directory.plant(Planted::new(Some(fault)));
-        self.cache.plant(Planted::new(Some(fault)));
+        let planted = Planted::new(Some(fault));
+        self.planted = planted;
+        self.locator.plant(planted);
+        self.directory.plant(planted);
+        self.cache.plant(planted);
     }
 
     /// The directory entry that this host keeps of the page; `None` if it keeps none or nobody touched the page.

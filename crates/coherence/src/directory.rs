@@ -79,7 +79,9 @@ impl Directory {
 
     /// A request has come.
     pub(crate) fn ask(&mut self, page: PageId, request: Request, out: &mut Outbox<'_>) {
-        if let Some(busy) = self.busy.get_mut(&page) {
+        if let Some(busy) = self.busy.get_mut(&page)
+            && !self.planted.has(Fault::ServeWhileBusy)
+        {
             busy.queue.push_back(request);
         } else if let Some(stage) = self.serve(page, request, out) {
             self.busy.insert(page, Busy { stage, queue: VecDeque::new() });
@@ -97,6 +99,7 @@ impl Directory {
         if self.busy.get(&page).is_none_or(|busy| busy.stage != Stage::Done) {
             return Err("no transaction of the page waits for it");
         }
+        let forgets = self.planted.has(Fault::ForgetSharer);
         match (outcome, self.frame_mut(page)) {
             (Outcome::Exclusive, Some(frame)) => {
                 frame.owner = from;
@@ -107,7 +110,7 @@ impl Directory {
                 self.tables.entry(page.region()).or_insert_with(empty_table)[page.index()] = index;
             }
             (Outcome::Shared, Some(frame)) => {
-                if frame.owner != from {
+                if frame.owner != from && !forgets {
                     frame.sharers.insert(from);
                 }
             }
@@ -234,7 +237,7 @@ impl Directory {
         to: Option<HostId>,
         out: &mut Outbox<'_>,
     ) -> Option<Stage> {
-        let confirmed = !self.planted.has(Fault::ReleaseUnconfirmed);
+        let planted = self.planted;
         let Some(frame) = self.frame_mut(page) else {
             out.send(holder, Message::Moot { page });
             return None;
@@ -242,7 +245,7 @@ impl Directory {
         if frame.owner == holder {
             let Some(first) = frame.sharers.iter().next() else {
                 let Some(to) = to else {
-                    if self.planted.has(Fault::ReleaseLast) {
+                    if planted.has(Fault::ReleaseLast) {
                         out.send(holder, Message::Release { page });
                         return Some(Stage::Releasing);
                     }
@@ -255,7 +258,9 @@ impl Directory {
             let heir = to.filter(|to| frame.sharers.contains(*to)).unwrap_or(first);
             frame.sharers.remove(heir);
             frame.owner = heir;
-            out.send(heir, Message::Promote { page });
+            if !planted.has(Fault::PromoteUnsaid) {
+                out.send(heir, Message::Promote { page });
+            }
         } else if frame.sharers.contains(holder) {
             frame.sharers.remove(holder);
         } else {
@@ -263,7 +268,7 @@ impl Directory {
             return None;
         }
         out.send(holder, Message::Release { page });
-        confirmed.then_some(Stage::Releasing)
+        (!planted.has(Fault::ReleaseUnconfirmed)).then_some(Stage::Releasing)
     }
 
     fn serve_discard(&mut self, page: PageId, discarder: HostId, out: &mut Outbox<'_>) -> Option<Stage> {

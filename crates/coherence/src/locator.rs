@@ -3,6 +3,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::fault::{Fault, Planted};
 use crate::{HostId, RegionId};
 
 /// The host that remembers who leases `region`, among `hosts` hosts. By rendezvous hashing: each host draws a lot
@@ -23,12 +24,21 @@ fn mix(mut word: u64) -> u64 {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Locator {
     leases: FxHashMap<RegionId, HostId>,
+    planted: Planted,
 }
 
 impl Locator {
+    #[cfg(feature = "check")]
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
     /// Answers `asker`; gives it the lease if it claims one that nobody has.
     pub(crate) fn locate(&mut self, region: RegionId, asker: HostId, claim: bool) -> Option<HostId> {
-        if claim {
+        if claim && self.planted.has(Fault::LeaseTwice) {
+            self.leases.insert(region, asker);
+            Some(asker)
+        } else if claim {
             Some(*self.leases.entry(region).or_insert(asker))
         } else {
             self.leases.get(&region).copied()

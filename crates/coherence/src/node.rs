@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::cache::{Cache, Forward};
 use crate::directory::{Ask, Directory, Request};
+use crate::fault::{Fault, Planted};
 use crate::locator::Locator;
 use crate::outbox::Outbox;
 use crate::{Access, Action, Epoch, Event, HostId, Message, PageId, REGION_PAGES, RegionId};
@@ -40,6 +41,7 @@ pub struct Node {
     pub(crate) cache: Cache,
     /// Messages to this host itself; empty between two events.
     local: VecDeque<Message>,
+    pub(crate) planted: Planted,
 }
 
 impl Node {
@@ -49,8 +51,8 @@ impl Node {
     /// If `me` is not one of them.
     pub fn new(me: HostId, hosts: u16, epoch: Epoch) -> Node {
         assert!(me.0 < hosts, "host {} of {hosts}", me.0);
-        let (locator, directory, local) = Default::default();
-        Node { me, epoch, locator, directory, cache: Cache::new(me, hosts), local }
+        let (locator, directory, local, planted) = Default::default();
+        Node { me, epoch, locator, directory, cache: Cache::new(me, hosts), local, planted }
     }
 
     /// Takes an event; appends what must be done to `out`.
@@ -87,6 +89,7 @@ impl Node {
         let mut outbox = Outbox { me: self.me, local: &mut self.local, actions: out };
         // What the embedding says of the page holds for the messages about it that this host sends itself, too.
         let mut idle_page = None;
+        let heeds_epoch = !self.planted.has(Fault::EpochIgnored);
         match event {
             Event::Want { page, access } => {
                 let (me, directory) = (self.me, &mut self.directory);
@@ -94,7 +97,7 @@ impl Node {
             }
             Event::HandOver { page, to } => self.cache.hand_over(page, to, &mut outbox),
             Event::Discard { page } => self.cache.discard(page, &mut outbox),
-            Event::Message { epoch, .. } if epoch != self.epoch => {}
+            Event::Message { epoch, .. } if heeds_epoch && epoch != self.epoch => {}
             Event::Message { from, message, idle, .. } => {
                 idle_page = message.page().filter(|_| idle);
                 self.message(from, message, idle, out)?;
