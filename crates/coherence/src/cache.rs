@@ -284,6 +284,9 @@ impl Cache {
         out: &mut Outbox<'_>,
     ) -> Handled {
         let Forward { into, access, requester, alone, acks } = forward;
+        if requester == self.me {
+            return Err("this host would answer itself");
+        }
         let grant = |access, bytes| Message::Grant { page: into, access, bytes, acks };
         match self.hold(page) {
             Hold::Absent if self.hollow(page) => {

@@ -261,6 +261,18 @@ fn a_message_that_cannot_be_is_a_violation_that_names_its_sender() {
     assert!(violation.to_string().starts_with("host 1 sent Grant"), "{violation}");
 }
 
+/// Found by the model, with messages of another incarnation let in: it was an assertion that failed.
+#[test]
+fn an_owner_that_is_to_answer_itself_is_told_nonsense() {
+    let (mut pair, page) = (Pair::new(), PageId(7));
+    pair.want(HOME, page, Access::Write);
+    let (into, access, requester) = (page, Access::Read, HOME);
+    let message = Message::Forward { page, into, access, requester, alone: true, acks: 0 };
+    let event = Event::Message { from: OTHER, epoch: EPOCH, message, idle: false };
+    let violation = pair.nodes[0].try_handle(event, &mut Vec::new()).expect_err("nobody asks himself");
+    assert_eq!((violation.from, violation.message), (OTHER, message));
+}
+
 /// The target of the common case in expand mode. Not a test of speed in an unoptimised build.
 #[test]
 #[ignore = "a measurement: run with --release --ignored --nocapture"]
