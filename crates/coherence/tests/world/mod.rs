@@ -1,8 +1,8 @@
 //! Hosts, a network and memory around the nodes, and what must be true of them. It carries out actions to the
 //! letter, and no better: what an action does not ask for is not done.
 //!
-//! A page's bytes are a [`Content`]: which write made them, and how many discards had been asked for when
-//! they began as initial bytes.
+//! A page's bytes are a [`Content`]: in which incarnation of the machine they were made, by which write, and how many
+//! discards had been asked for when they began as initial bytes.
 
 // Each test uses its own part of it.
 #![allow(dead_code)]
@@ -15,10 +15,14 @@ use megalith_coherence::{
     RegionId,
 };
 
+/// The machine's incarnation, and the one before.
 pub const EPOCH: Epoch = Epoch(7);
+pub const PAST: Epoch = Epoch(6);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Content {
+    /// The incarnation in which these bytes were made.
+    pub epoch: Epoch,
     /// Discards of the page that had been asked for when this began as initial bytes.
     pub birth: u32,
     /// The last write; 0 if there was none.
@@ -95,6 +99,12 @@ pub enum Step {
         page: PageId,
         idle: bool,
     },
+    /// Something that `from` sent in the incarnation before this one arrives only now; perhaps not for the first time.
+    Stray {
+        from: HostId,
+        to: HostId,
+        parcel: Parcel,
+    },
 }
 
 /// What hosts say to themselves about pages.
@@ -108,6 +118,7 @@ pub enum Own {
 
 #[derive(Clone, Debug)]
 pub struct World {
+    pub epoch: Epoch,
     pub nodes: Vec<Arc<Node>>,
     pub copies: BTreeMap<(HostId, PageId), Copied>,
     pub network: BTreeMap<(HostId, HostId, Lane), VecDeque<Parcel>>,
@@ -124,14 +135,16 @@ pub struct World {
     pub fresh: Option<(HostId, PageId)>,
     /// An action that could not be carried out, or a message that a node could not accept.
     pub broken: Option<String>,
+    /// A message of another incarnation that made a difference.
+    pub stirred: Option<String>,
 }
 
 pub type Verdict = Result<(), String>;
 
 impl World {
-    pub fn new(hosts: u16, pages: &[PageId], fault: Option<Fault>) -> World {
+    pub fn new(hosts: u16, pages: &[PageId], epoch: Epoch, fault: Option<Fault>) -> World {
         let node = |host| {
-            let mut node = Node::new(HostId(host), hosts, EPOCH);
+            let mut node = Node::new(HostId(host), hosts, epoch);
             if let Some(fault) = fault {
                 node.plant(fault);
             }
@@ -139,6 +152,7 @@ impl World {
         };
         let fresh = History { allowed: BTreeSet::from([0]), ..History::default() };
         World {
+            epoch,
             nodes: (0..hosts).map(node).collect(),
             copies: BTreeMap::new(),
             network: BTreeMap::new(),
@@ -149,6 +163,7 @@ impl World {
             held: BTreeMap::new(),
             fresh: None,
             broken: None,
+            stirred: None,
         }
     }
 
@@ -204,15 +219,7 @@ impl World {
                 Some(host)
             }
             Step::Write { host, page } => {
-                let discarding = self.discarding(page);
-                let history = self.histories.get_mut(&page).expect("a page of this world");
-                history.writes += 1;
-                history.allowed = BTreeSet::from([history.writes]);
-                if discarding {
-                    history.allowed.insert(0);
-                }
-                let copy = self.copies.get_mut(&(host, page)).expect("a writer has a copy");
-                copy.content.version = history.writes;
+                self.write(host, page);
                 None
             }
             Step::Deliver { from, to, lane, idle } => {
@@ -237,7 +244,30 @@ impl World {
                 }
                 Some(host)
             }
+            Step::Stray { from, to, parcel: Parcel { message, content } } => {
+                let (before, broken) = (self.portrait(to), self.broken.is_some());
+                let stray = Event::Message { from, epoch: PAST, message, idle: true };
+                let actions = self.handle(to, stray, content);
+                if actions > 0 || self.portrait(to) != before || self.broken.is_some() > broken {
+                    let stirs = || format!("{message:?} of another incarnation, from {from:?}, stirs {to:?}");
+                    self.stirred.get_or_insert_with(stirs);
+                }
+                Some(to)
+            }
         }
+    }
+
+    /// A client of `host` writes.
+    fn write(&mut self, host: HostId, page: PageId) {
+        let discarding = self.discarding(page);
+        let history = self.histories.get_mut(&page).expect("a page of this world");
+        history.writes += 1;
+        history.allowed = BTreeSet::from([history.writes]);
+        if discarding {
+            history.allowed.insert(0);
+        }
+        let copy = self.copies.get_mut(&(host, page)).expect("a writer has a copy");
+        copy.content.version = history.writes;
     }
 
     fn take_parcel(&mut self, from: HostId, to: HostId, lane: Lane) -> Parcel {
@@ -250,21 +280,25 @@ impl World {
     }
 
     fn receive(&mut self, host: HostId, from: HostId, Parcel { message, content }: Parcel, idle: bool) {
-        self.handle(host, Event::Message { from, epoch: EPOCH, message, idle }, content);
+        let epoch = self.epoch;
+        self.handle(host, Event::Message { from, epoch, message, idle }, content);
     }
 
-    fn handle(&mut self, host: HostId, event: Event, mut beside: Option<Content>) {
+    /// Says how many actions there were.
+    fn handle(&mut self, host: HostId, event: Event, mut beside: Option<Content>) -> usize {
         let mut actions = Vec::new();
         let node = Arc::make_mut(&mut self.nodes[usize::from(host.0)]);
         let later = self.own == Own::Later;
         if let Err(violation) = node.try_handle_holding(event, &mut actions, |_| later) {
-            return self.breaks(violation.to_string());
+            self.breaks(violation.to_string());
+            return actions.len();
         }
-        for action in actions {
-            if let Err(why) = self.act(host, action, &mut beside) {
+        for action in &actions {
+            if let Err(why) = self.act(host, *action, &mut beside) {
                 self.breaks(format!("{host:?} cannot carry out {action:?}: {why}"));
             }
         }
+        actions.len()
     }
 
     fn act(&mut self, host: HostId, action: Action, beside: &mut Option<Content>) -> Verdict {
@@ -279,6 +313,9 @@ impl World {
                 self.post(host, to, Parcel { message, content: Some(copy.content) })?;
                 if then == After::Drop {
                     self.copies.remove(&(host, page));
+                } else if copy.access == Some(Access::Write) {
+                    // Nobody has stopped the writers: one of them writes when the bytes have just been read.
+                    self.write(host, page);
                 }
             }
             Action::Install { page, access, bytes } => {
@@ -286,7 +323,9 @@ impl World {
                 let history = &self.histories[&page];
                 let content = match (bytes, old) {
                     (Bytes::Held, Some(content)) => content,
-                    (Bytes::Initial, None) => Content { birth: history.discards, version: 0 },
+                    (Bytes::Initial, None) => {
+                        Content { epoch: self.epoch, birth: history.discards, version: 0 }
+                    }
                     (Bytes::Carried, None) => beside.take().ok_or("no bytes beside the message")?,
                     (Bytes::Held, None) => return Err("no bytes here".into()),
                     (Bytes::Initial | Bytes::Carried, Some(_)) => return Err("bytes are here already".into()),
@@ -334,6 +373,16 @@ impl World {
 
     // What must be true. The names are those in docs/coherence.md.
 
+    /// `actions_can_be_done`: no message was a violation, and every action could be carried out.
+    pub fn actions_can_be_done(&self) -> Verdict {
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// `epochs_apart`: what another incarnation's hosts sent changes nothing in a node, and makes it do nothing.
+    pub fn epochs_apart(&self) -> Verdict {
+        self.stirred.clone().map_or(Ok(()), Err)
+    }
+
     /// `single_writer`: who may write is alone.
     pub fn single_writer(&self, page: PageId) -> Verdict {
         let holders: Vec<_> = self.hosts().filter_map(|host| self.access(host, page)).collect();
@@ -349,8 +398,13 @@ impl World {
             return Ok(());
         }
         let copies = self.hosts().filter_map(|host| self.copies.get(&(host, page)));
-        let versions: BTreeSet<u32> =
-            copies.filter(|copy| copy.access.is_some()).map(|copy| copy.content.version).collect();
+        let read: Vec<Content> =
+            copies.filter(|copy| copy.access.is_some()).map(|copy| copy.content).collect();
+        let epoch = self.epoch;
+        ensure(read.iter().all(|content| content.epoch == epoch), || {
+            format!("{page:?} has bytes of another incarnation: {read:?}")
+        })?;
+        let versions: BTreeSet<u32> = read.iter().map(|content| content.version).collect();
         let allowed = &self.histories[&page].allowed;
         ensure(versions.len() <= 1 && versions.is_subset(allowed), || {
             format!("{page:?} reads as {versions:?}, and should as one of {allowed:?}")
@@ -372,7 +426,7 @@ impl World {
             .map(|copy| copy.content)
             .chain(sent)
             .chain(held)
-            .any(|content| allowed.contains(&content.version));
+            .any(|content| content.epoch == self.epoch && allowed.contains(&content.version));
         ensure(survives, || format!("{page:?}: versions {allowed:?} are nowhere"))
     }
 
@@ -414,12 +468,12 @@ impl World {
         ensure(said == have, || format!("{page:?}: the directory says {said:?} have it; {have:?} do"))
     }
 
-    pub fn check_page(&self, page: PageId) -> Verdict {
-        self.single_writer(page)?;
-        self.reads_see_last_write(page)?;
-        self.last_copy_survives(page)?;
-        self.held_is_true(page)?;
-        self.directory_agrees(page)
+    /// The first property that fails, in the order of [`PROPERTIES`]: of the machine, and of `page` if one is named.
+    pub fn failure(&self, page: Option<PageId>) -> Option<(&'static str, String)> {
+        PROPERTIES.iter().find_map(|(name, holds)| match holds {
+            Holds::OfMachine(holds) => Some((*name, holds(self).err()?)),
+            Holds::OfPage(holds) => Some((*name, holds(self, page?).err()?)),
+        })
     }
 
     /// Between discards, when nothing is under way, it is known again whether the last write was discarded.
@@ -437,6 +491,26 @@ impl World {
         }
     }
 }
+
+/// What a property is said of.
+pub enum Holds {
+    OfMachine(fn(&World) -> Verdict),
+    OfPage(fn(&World, PageId) -> Verdict),
+}
+
+/// What must be true at every moment. One property more, `silence`, is said of histories: they come to rest.
+pub const PROPERTIES: [(&str, Holds); 8] = [
+    ("epochs_apart", Holds::OfMachine(World::epochs_apart)),
+    ("actions_can_be_done", Holds::OfMachine(World::actions_can_be_done)),
+    ("single_writer", Holds::OfPage(World::single_writer)),
+    ("reads_see_last_write", Holds::OfPage(World::reads_see_last_write)),
+    ("last_copy_survives", Holds::OfPage(World::last_copy_survives)),
+    ("held_is_true", Holds::OfPage(World::held_is_true)),
+    ("every_request_ends", Holds::OfMachine(World::every_request_ends)),
+    ("directory_agrees", Holds::OfPage(World::directory_agrees)),
+];
+
+pub const SILENCE: &str = "silence";
 
 pub fn ensure(holds: bool, why: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(why()) }
