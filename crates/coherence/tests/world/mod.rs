@@ -248,7 +248,7 @@ impl World {
                 let (before, broken) = (self.portrait(to), self.broken.is_some());
                 let stray = Event::Message { from, epoch: PAST, message, idle: true };
                 let actions = self.handle(to, stray, content);
-                if actions > 0 || self.portrait(to) != before || self.broken.is_some() > broken {
+                if actions > 0 || self.portrait(to) != before || self.broken.is_some() && !broken {
                     let stirs = || format!("{message:?} of another incarnation, from {from:?}, stirs {to:?}");
                     self.stirred.get_or_insert_with(stirs);
                 }
