@@ -329,7 +329,11 @@ impl Thread {
     pub fn hear(&self) -> Said {
         let (kind, body) = read(&self.stream).expect("a word");
         if kind == Kind::Call as u32 {
-            Said::Call(Box::new(value_of::<Call>(&body).context.registers))
+            // What travels with it follows.
+            let (call, sent) = body.split_at(size_of::<Call>());
+            let call: Call = value_of(call);
+            assert_eq!(call.sent, sent.len() as u64);
+            Said::Call(Box::new(call.context.registers))
         } else if kind == Kind::Query as u32 {
             Said::Query(value_of::<Query>(&body).address)
         } else if kind == Kind::Clocks as u32 {
@@ -404,6 +408,11 @@ impl Thread {
     /// The result of a futex call, and with it a loan of its queue.
     pub fn result_with_loan(&self, value: u64, lent: Lent) {
         write(&self.stream, Kind::Result, &[bytes_of(&Returned { value, lent })]);
+    }
+
+    /// The result of a call, and what it has written for the body to store.
+    pub fn result_with_bytes(&self, value: u64, back: &[u8]) {
+        write(&self.stream, Kind::Result, &[bytes_of(&Returned { value, lent: Lent::NOT }), back]);
     }
 
     /// The host has the queue: the body is to make the call.
