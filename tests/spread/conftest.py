@@ -67,9 +67,11 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A short path (sockets are made in it) with room for large files."""
+    """A short path (sockets are made in it) with room for large files, and beside it for what is told of a run."""
     made = Path(tempfile.mkdtemp(prefix="mgl-spread-"))
+    inner = made / "run"
+    inner.mkdir()
     try:
-        yield made
+        yield inner
     finally:
         shutil.rmtree(made, ignore_errors=True)
