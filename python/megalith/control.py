@@ -89,7 +89,7 @@ Event = Opened | Failed | Status | Lost | Full | Closed | Ended
 
 
 def parse_event(line: bytes) -> Event:
-    """One line of the agent's, as an event."""
+    """One line of the agent's, as an event; raises AgentError if it is none, whatever it is."""
     try:
         data = json.loads(line)
         match data["event"]:
@@ -108,7 +108,7 @@ def parse_event(line: bytes) -> Event:
                 return Closed(_figures(data), _threads(data))
             case other:
                 raise ValueError(f"unknown event {other!r}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         shown = line[:200].decode(errors="replace").strip()
         raise AgentError(f"the home agent said something that is no event ({error!r}): {shown}") from None
 

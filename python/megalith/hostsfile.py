@@ -23,13 +23,14 @@ from megalith.exceptions import HostsFileError, SizeError
 from megalith.paths import default_directory
 from megalith.sizes import parse_budget
 
+FILE_BYTES_MAX: Final = 1 << 20
 HOSTS_MAX: Final = 64
 """More than a lab's worth, and what a set of sharers is allowed to cost."""
 
 DEFAULT_CLUSTER: Final = "default"
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})")
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):([0-9]{1,5})")
 _FILE_KEYS: Final = {"cluster", "host"}
 _HOST_KEYS: Final = {"name", "address", "memory", "directory"}
 
@@ -92,21 +93,34 @@ def is_loopback(address: str) -> bool:
 
 
 def read_hosts(path: Path) -> Hosts:
-    """Reads and checks a hosts file."""
+    """Reads and checks a hosts file; raises HostsFileError if it is none, whatever is in it."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise HostsFileError(f"{path}: not UTF-8 text") from None
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise HostsFileError(f"{path}: {error.strerror}") from None
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise HostsFileError(f"{path}: not TOML: {error}") from None
-    try:
-        return _hosts(data)
+        return parse_hosts(content)
     except HostsFileError as error:
         raise HostsFileError(f"{path}: {error}") from None
+
+
+def parse_hosts(content: bytes) -> Hosts:
+    """Checks what is in a hosts file; raises HostsFileError if that is none."""
+    if len(content) > FILE_BYTES_MAX:
+        raise HostsFileError(f"more than {FILE_BYTES_MAX >> 10} KiB")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise HostsFileError("not UTF-8 text") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise HostsFileError(f"not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # A number of some thousand digits; brackets within brackets without end.
+        raise HostsFileError(f"not TOML that can be read: {error}") from None
+    return _hosts(data)
 
 
 def _hosts(data: dict[str, Any]) -> Hosts:
@@ -144,7 +158,7 @@ def _host(number: int, entry: dict[str, Any]) -> Host:
         except SizeError as error:
             raise HostsFileError(f"{where}memory: {error}") from None
     directory = _text(entry, "directory", where)
-    if directory is not None and not Path(directory).is_absolute():
+    if directory is not None and ("\0" in directory or not Path(directory).is_absolute()):
         raise HostsFileError(f"{where}directory {directory!r} must be an absolute path")
     return Host(name, address, memory, Path(directory) if directory else default_directory(address))
 

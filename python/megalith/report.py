@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -280,6 +281,6 @@ def _round_trips(data: dict[str, Any]) -> tuple[int | None, ...]:
 def _amount(value: Any) -> float | None:
     if value is None:
         return None
-    if type(value) not in (int, float) or value < 0:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise ValueError(f"{value!r} is not an amount")
     return float(value)

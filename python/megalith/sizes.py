@@ -15,7 +15,8 @@ BUDGET_BYTES_MAX: Final = ByteCount(1 << 46)
 """The space of a program is not much larger than this, so neither is a useful budget."""
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"([0-9]{1,100}(?:\.[0-9]{1,100})?)\s*([kmgt]?)(?:ib)?", re.IGNORECASE)
+"""No number of more digits is an amount of memory, and Python refuses to read one of some thousand."""
 
 
 def parse_size(text: str) -> ByteCount:
