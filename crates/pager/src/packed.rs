@@ -71,10 +71,10 @@ impl<'a> Packed<'a> {
     /// A page of zeros.
     pub const ZERO: Packed<'static> = Packed { packing: Packing::Zero, bytes: &[] };
 
-    /// Reads the form that [`Packed::header`] begins.
+    /// Reads the form that [`Packed::header`] begins. What it accepts unpacks: who keeps it need not look again.
     ///
     /// # Errors
-    /// [`Malformed`] where lengths and packing do not fit.
+    /// [`Malformed`] where lengths and packing do not fit, or the bytes do not unpack to a page.
     pub fn from_wire(wire: &'a [u8]) -> Result<Packed<'a>, Malformed> {
         let (header, bytes) = wire.split_at_checked(3).ok_or(Malformed)?;
         let len = usize::from(u16::from_le_bytes([header[1], header[2]]));
@@ -84,11 +84,55 @@ impl<'a> Packed<'a> {
             2 if len == PAGE => Packing::Raw,
             _ => return Err(Malformed),
         };
-        if bytes.len() != len {
+        if bytes.len() != len || (packing == Packing::Lz4 && !fills_a_page(bytes)) {
             return Err(Malformed);
         }
         Ok(Packed { packing, bytes })
     }
+}
+
+/// Whether an LZ4 block unpacks, to a page. It walks the block's sequences and copies nothing.
+fn fills_a_page(block: &[u8]) -> bool {
+    let (mut rest, mut made) = (block, 0);
+    while let Some((&token, tail)) = rest.split_first() {
+        rest = tail;
+        let Some(literals) = run_length(token >> 4, &mut rest) else { return false };
+        let Some((_, tail)) = rest.split_at_checked(literals) else { return false };
+        rest = tail;
+        made += literals;
+        if rest.is_empty() {
+            // The last sequence has no match.
+            return made == PAGE;
+        }
+        let Some((offset, tail)) = rest.split_first_chunk::<2>() else { return false };
+        rest = tail;
+        let offset = usize::from(u16::from_le_bytes(*offset));
+        let Some(matched) = run_length(token & 15, &mut rest) else { return false };
+        if offset == 0 || offset > made {
+            return false;
+        }
+        made += matched + 4;
+        if made > PAGE {
+            return false;
+        }
+    }
+    false
+}
+
+/// A length of four bits, and the bytes that go on with it from the front of `rest`.
+fn run_length(nibble: u8, rest: &mut &[u8]) -> Option<usize> {
+    let mut length = usize::from(nibble);
+    if nibble == 15 {
+        loop {
+            let (&more, tail) = rest.split_first()?;
+            *rest = tail;
+            length += usize::from(more);
+            if more != 255 {
+                break;
+            }
+        }
+    }
+    Some(length)
 }
 
 /// Packs pages; keeps its tables between calls.
@@ -167,5 +211,39 @@ mod tests {
         assert_eq!(Packed { packing: Packing::Lz4, bytes: &[0xFF; 40] }.unpack(&mut page), Err(Malformed));
         assert_eq!(Packed::from_wire(&[2, 1, 0, 9]), Err(Malformed));
         assert_eq!(Packed::from_wire(&[]), Err(Malformed));
+    }
+
+    /// A peer's LZ4 block that unpacked to nothing was once taken, and the agent ended when it used the page.
+    #[test]
+    fn a_block_is_looked_through_before_it_is_taken() {
+        let mut packer = Packer::default();
+        let mut page = [0; PAGE];
+        for i in (0..PAGE).step_by(64) {
+            page[i] = (i / 64) as u8 | 1;
+        }
+        let packed = packer.pack(&page);
+        assert_eq!(packed.packing, Packing::Lz4);
+        let block = packed.bytes.to_vec();
+        let accepted = |block: &[u8]| {
+            let packed = Packed { packing: Packing::Lz4, bytes: block };
+            let wire = [&packed.header()[..], block].concat();
+            let accepted = Packed::from_wire(&wire).is_ok();
+            assert!(!accepted || packed.unpack(&mut [0; PAGE]).is_ok(), "accepted, and does not unpack");
+            accepted
+        };
+        assert!(accepted(&block));
+        assert!((0..block.len()).all(|end| !accepted(&block[..end])), "cut");
+        assert!(!accepted(&[&block[..], &[0]].concat()), "more than a page");
+        assert!(!accepted(&[0xFF; 40]), "a length without an end");
+        assert!(!accepted(&[0x0F, 0, 0, 0]), "a match with itself");
+        assert!(!accepted(&[0x10, 7, 2, 0, 0]), "a match before the beginning");
+        // Every byte of the block changed in turn: what is accepted unpacks.
+        for at in 0..block.len() {
+            for flip in [1, 0x10, 0x80, 0xFF] {
+                let mut changed = block.clone();
+                changed[at] ^= flip;
+                accepted(&changed);
+            }
+        }
     }
 }
