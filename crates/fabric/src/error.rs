@@ -130,6 +130,8 @@ pub enum Lost {
     Silent(Duration),
     /// It sent bytes that are no frame (the word that was none).
     Garbage(u32),
+    /// More bytes than this wait for it to take them.
+    Overrun(usize),
     /// The machine did not stand within this time.
     NotJoined(Duration),
     /// It closed the machine before it stood.
@@ -143,6 +145,9 @@ impl fmt::Display for Lost {
             Lost::Broken(kind) => write!(f, "connection broken: {kind}"),
             Lost::Silent(after) => write!(f, "no sign of life for {} ms", after.as_millis()),
             Lost::Garbage(word) => write!(f, "it sent bytes that are no frame ({word:#010x})"),
+            Lost::Overrun(bytes) => {
+                write!(f, "it does not take what it is sent: more than {} MiB wait", bytes >> 20)
+            }
             Lost::NotJoined(after) => write!(f, "the machine did not stand within {} ms", after.as_millis()),
             Lost::Withdrawn => f.write_str("it closed the machine before it stood"),
         }

@@ -86,8 +86,11 @@ impl Invitation {
         self.members.len() as u16
     }
 
+    /// Whether there can be such a machine.
+    ///
+    /// # Errors
     /// What is wrong with it, in one line.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
             return Err(format!("a machine has 1 to {MEMBERS_MAX} hosts, not {}", self.members.len()));
         }

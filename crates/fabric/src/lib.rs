@@ -17,6 +17,9 @@ mod channel;
 mod deadline;
 mod error;
 mod frame;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod invitation;
 mod link;

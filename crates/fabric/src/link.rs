@@ -8,6 +8,7 @@
 //! - `writer == Waiting` until the socket is there; then never again.
 //! - `draining` counts the bytes of the batch that the token's holder has in hand; 0 if nobody holds it.
 //! - `!open` implies that `filling` is empty, for good.
+//! - `filling` and `draining` together are at most `backlog_bytes_max`.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -29,6 +30,10 @@ use crate::sync::lock;
 const FLUSH_BYTES_MAX: usize = 1 << 20;
 /// An empty out-buffer keeps at most so much of its memory.
 const SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// A peer for which more waits than this is lost: it does not take what it is sent. What hosts ask of each other in good faith
+/// is some hundred MiB at most.
+pub(crate) const BACKLOG_BYTES_MAX: usize = 4 << 30;
 
 /// Bytes moved by all links of a machine.
 #[derive(Default)]
@@ -74,6 +79,7 @@ struct Out {
 pub(crate) struct Link {
     pub(crate) host: HostId,
     epoch: Epoch,
+    backlog_bytes_max: usize,
     out: Mutex<Out>,
     /// There is something in `filling`: lets `flush` pass by idle peers without their lock.
     filled: AtomicBool,
@@ -88,10 +94,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(host: HostId, epoch: Epoch, counters: Arc<Counters>) -> io::Result<Link> {
+    pub(crate) fn new(
+        host: HostId,
+        epoch: Epoch,
+        counters: Arc<Counters>,
+        backlog_bytes_max: usize,
+    ) -> io::Result<Link> {
         Ok(Link {
             host,
             epoch,
+            backlog_bytes_max,
             out: Mutex::new(Out {
                 filling: Vec::new(),
                 draining: 0,
@@ -122,7 +134,12 @@ impl Link {
     pub(crate) fn stand(&self, socket: TcpStream) {
         assert!(self.socket.set(socket).is_ok(), "a link stands once");
         self.sent_now();
-        lock(&self.out).writer = Writer::Free;
+        let mut out = lock(&self.out);
+        out.writer = Writer::Free;
+        if !out.open {
+            // It has failed already: the reader is to find that out.
+            self.shut();
+        }
     }
 
     /// Appends a frame to the batch.
@@ -136,6 +153,19 @@ impl Link {
             frame::append(&mut out.filling, kind, self.epoch, parts);
             out.closing = last;
             self.filled.store(true, Ordering::Relaxed);
+            if out.filling.len() + out.draining > self.backlog_bytes_max {
+                let _ = self.broken.set(Lost::Overrun(self.backlog_bytes_max));
+                self.discard(&mut out);
+                self.shut();
+            }
+        }
+    }
+
+    /// Ends the socket, if there is one, both ways.
+    fn shut(&self) {
+        if let Some(socket) = self.socket.get() {
+            // Fails only if the peer has closed it already.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
@@ -203,10 +233,7 @@ impl Link {
     pub(crate) fn close(&self) {
         self.discard(&mut lock(&self.out));
         self.stop.store(true, Ordering::Release);
-        if let Some(socket) = self.socket.get() {
-            // Fails only if the peer has closed it already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        self.shut();
         self.wake();
     }
 
@@ -315,9 +342,7 @@ impl Link {
         let _ = self.broken.set(Lost::Broken(error.kind()));
         self.discard(out);
         out.writer = Writer::Free;
-        if let Some(socket) = self.socket.get() {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        self.shut();
     }
 
     fn discard(&self, out: &mut MutexGuard<'_, Out>) {

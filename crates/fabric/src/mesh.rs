@@ -19,13 +19,13 @@ use crate::error::{FabricError, KINDS, Lost};
 use crate::frame::Kind;
 use crate::handshake;
 use crate::invitation::{ClusterId, HOME, Invitation};
-use crate::link::{Counters, Link};
+use crate::link::{BACKLOG_BYTES_MAX, Counters, Link};
 use crate::listener::{Listener, Shared};
 use crate::phase::{LinkState, Phase};
 use crate::reader::{self, End};
 use crate::registry::Entry;
 use crate::sync::{lock, wait};
-use crate::wire::{self, Fields};
+use crate::wire;
 use crate::{Fabric, Inbox, Traffic};
 
 /// How long `shutdown` waits for peers to take the last bytes and the goodbye.
@@ -109,7 +109,8 @@ impl TcpMesh {
     ) -> io::Result<Arc<TcpMesh>> {
         let (hosts, me) = (invitation.hosts(), invitation.me);
         let counters = Arc::new(Counters::default());
-        let link = |host| Link::new(host, invitation.epoch, counters.clone()).map(Arc::new);
+        let link =
+            |host| Link::new(host, invitation.epoch, counters.clone(), BACKLOG_BYTES_MAX).map(Arc::new);
         let links = (0..hosts)
             .map(HostId)
             .map(|host| (host != me).then(|| link(host)).transpose())
@@ -434,15 +435,10 @@ impl Core {
 
     /// `from` says that it cannot link with somebody.
     pub(crate) fn failed(&self, from: HostId, payload: &[u8]) {
-        let mut fields = Fields(payload);
-        let (Some(host), Some(kind)) = (fields.u16(), fields.u8()) else { return };
-        if self.invitation.me == HOME && host < self.invitation.hosts() {
-            self.give_up(FabricError::Between {
-                by: self.name(from),
-                host: self.name(HostId(host)),
-                kind: KINDS.get(usize::from(kind)).unwrap_or(&KINDS[0]),
-                detail: wire::printable(fields.0),
-            });
+        let Some((host, kind, detail)) = wire::decode_failed(payload) else { return };
+        if self.invitation.me == HOME && host.0 < self.invitation.hosts() {
+            let (by, host) = (self.name(from), self.name(host));
+            self.give_up(FabricError::Between { by, host, kind, detail });
         }
     }
 

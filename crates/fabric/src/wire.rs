@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use coherence::{Epoch, HostId};
 
+use crate::error::KINDS;
 use crate::invitation::{
     ADDRESS_BYTES_MAX, ClusterId, Invitation, MEMBERS_MAX, MachineId, Member, NAME_BYTES_MAX, Settings,
 };
@@ -224,6 +225,15 @@ impl Reply {
     }
 }
 
+/// Decodes the payload of a `Failed` frame: the host that cannot be linked with, the kind of error, and its text.
+pub(crate) fn decode_failed(payload: &[u8]) -> Option<(HostId, &'static str, String)> {
+    let mut fields = Fields(payload);
+    let (host, kind) = (fields.u16()?, fields.u8()?);
+    let kind = KINDS.get(usize::from(kind)).unwrap_or(&KINDS[0]);
+    let text = &fields.0[..fields.0.len().min(DETAIL_BYTES_MAX)];
+    Some((HostId(host), kind, printable(text)))
+}
+
 /// As much of `text` as fits in a reply.
 pub(crate) fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(DETAIL_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
@@ -236,7 +246,7 @@ pub(crate) fn printable(text: &[u8]) -> String {
 }
 
 /// Takes fields off the front of a byte string.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
+struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -245,11 +255,11 @@ impl Fields<'_> {
         Some(*field)
     }
 
-    pub(crate) fn u8(&mut self) -> Option<u8> {
+    fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
-    pub(crate) fn u16(&mut self) -> Option<u16> {
+    fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 

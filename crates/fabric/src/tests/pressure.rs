@@ -1,11 +1,15 @@
 //! A slow receiver: the sender sees it, never blocks, keeps no more than was sent, loses nothing.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coherence::HostId;
+use coherence::{Epoch, HostId};
 
 use super::parties::{Hall, Told, Watched, shutdown, wait_sent};
+use crate::frame::Kind;
+use crate::link::{Counters, Link};
 use crate::{FRAME_HEADER_BYTES, Fabric, Inbox, Lost};
 
 /// Takes nothing until its gate is open.
@@ -106,4 +110,50 @@ fn many_threads_send_and_flush_to_one_peer_at_once() {
     inboxes[1].next.wait_for("all messages", |next| (*next == [MESSAGES; THREADS]).then_some(()));
     wait_sent(&meshes[0], HostId(1));
     shutdown(&meshes);
+}
+
+const LIMIT: usize = 8 << 20;
+
+fn link() -> Link {
+    Link::new(HostId(1), Epoch(1), Arc::new(Counters::default()), LIMIT).expect("a descriptor")
+}
+
+/// A peer that asks for much and takes nothing once made an agent keep all of its answers.
+#[test]
+fn a_peer_that_takes_nothing_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    let (ours, link) = (listener.accept().expect("somebody dials").0, link());
+    link.stand(ours);
+    let mut sent = 0;
+    while link.broken.get().is_none() {
+        link.push(Kind::Message, &[&vec![7; 1 << 20]]);
+        link.flush();
+        sent += 1;
+        assert!(link.backlog() <= LIMIT);
+        assert!(sent < 1000, "nobody takes it, and it is kept");
+    }
+    assert_eq!(link.broken.get(), Some(&Lost::Overrun(LIMIT)));
+    assert_eq!(link.backlog(), 0, "nothing is kept for a host that is lost");
+    link.push(Kind::Message, &[b"late"]);
+    assert_eq!(link.backlog(), 0);
+    // The stream ends, so both sides' readers do.
+    theirs.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+    let mut taken = Vec::new();
+    let end = theirs.read_to_end(&mut taken);
+    assert!(end.is_ok_and(|count| count < sent << 20), "a part, and its end");
+}
+
+#[test]
+fn a_link_that_overran_before_it_stood_ends_when_it_stands() {
+    let link = link();
+    for _ in 0..9 {
+        link.push(Kind::Message, &[&vec![7; 1 << 20]]);
+    }
+    assert_eq!(link.broken.get(), Some(&Lost::Overrun(LIMIT)));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    link.stand(listener.accept().expect("somebody dials").0);
+    theirs.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+    assert_eq!(theirs.read(&mut [0; 8]).expect("its end"), 0);
 }
