@@ -22,6 +22,16 @@ use crate::bodies::Nursery;
 use crate::clients::{self, ClientListener};
 use crate::control;
 use crate::machine::{End, Machine, Mailbox};
+use crate::places::Places;
+
+/// Machines of one agent at a time: each has threads and tables of its own.
+pub const MACHINES_MAX: usize = 64;
+/// Control connections at a time: one a machine, and some that are about to say what they want.
+const CONTROLS_MAX: usize = 2 * MACHINES_MAX;
+/// Client connections at a time: one a process, and one more for each program whose threads may be elsewhere.
+const CLIENTS_MAX: usize = 8192;
+/// Pause after the kernel could not give us a connection (out of descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The smallest budget with which an agent does useful work.
 pub const BUDGET_BYTES_MIN: u64 = 16 << 20;
@@ -230,25 +240,62 @@ fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn accept_control(agent: &Arc<Agent>, listener: &UnixListener) {
-    while let Ok((stream, _)) = listener.accept() {
+    let places = Places::new(CONTROLS_MAX);
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::ECONNABORTED) => continue,
+                // Out of descriptors or memory: some will be given back.
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    std::thread::sleep(ACCEPT_PAUSE);
+                    continue;
+                }
+                // The agent ends.
+                _ => return,
+            },
+        };
+        let Some(place) = places.take() else {
+            control::refuse(
+                stream,
+                &format!("this agent has {CONTROLS_MAX} control connections, and takes no more"),
+            );
+            continue;
+        };
         let agent = agent.clone();
-        let spawned =
-            std::thread::Builder::new().name("control".into()).spawn(move || control::serve(&agent, stream));
-        if let Err(error) = spawned {
+        let serve = move || {
+            control::serve(&agent, stream);
+            drop(place);
+        };
+        if let Err(error) = std::thread::Builder::new().name("control".into()).spawn(serve) {
             eprintln!("megalith agent: no thread for a control connection: {error}");
         }
     }
 }
 
 fn accept_clients(agent: &Arc<Agent>, listener: &ClientListener) {
+    let places = Places::new(CLIENTS_MAX);
     while let Some(connection) = listener.accept() {
+        let Some(place) = places.take() else {
+            clients::refuse(&connection, libc::EAGAIN);
+            continue;
+        };
         let agent = agent.clone();
-        let spawned = std::thread::Builder::new()
-            .name("client".into())
-            .spawn(move || clients::serve(connection, |id| agent.machine(id)));
-        if let Err(error) = spawned {
+        let serve = move || {
+            clients::serve(connection, |id| agent.machine(id));
+            drop(place);
+        };
+        if let Err(error) = std::thread::Builder::new().name("client".into()).spawn(serve) {
             eprintln!("megalith agent: no thread for a client: {error}");
         }
+    }
+}
+
+fn room_beside(machines: &HashMap<MachineId, Kept>) -> Result<(), String> {
+    if machines.len() < MACHINES_MAX {
+        Ok(())
+    } else {
+        Err(format!("this agent has {MACHINES_MAX} machines, and takes no more"))
     }
 }
 
@@ -271,9 +318,10 @@ impl Agent {
     /// Makes this host's part of a machine that it opens itself.
     ///
     /// # Errors
-    /// In one line, when the machine is open already or there is no memory for its tables.
+    /// In one line, when the machine is open already, there are [`MACHINES_MAX`], or there is no memory for its tables.
     pub fn make(&self, invitation: Invitation) -> Result<(Arc<Machine>, Receiver<End>), String> {
         let id = invitation.machine;
+        self.check_room()?;
         let (sender, receiver) = mpsc::channel();
         let machine = Machine::new(invitation, self.budget.clone(), self.nursery.clone(), sender)
             .map_err(|e| e.to_string())?;
@@ -281,15 +329,24 @@ impl Agent {
         Ok((machine, receiver))
     }
 
+    /// Whether there is room for one more, before it is made; [`Agent::keep`] has the last word.
+    fn check_room(&self) -> Result<(), String> {
+        room_beside(&self.machines.lock())
+    }
+
     fn keep(&self, id: MachineId, machine: Arc<Machine>, ends: Option<Receiver<End>>) -> Result<(), String> {
         let mut machines = self.machines.lock();
-        if machines.contains_key(&id) {
-            drop(machines);
-            machine.end(End::Closed);
-            return Err(format!("machine {id} is open already"));
-        }
-        machines.insert(id, Kept { machine, ends });
-        Ok(())
+        let refusal = match room_beside(&machines) {
+            Ok(()) if machines.contains_key(&id) => format!("machine {id} is open already"),
+            Ok(()) => {
+                machines.insert(id, Kept { machine, ends });
+                return Ok(());
+            }
+            Err(full) => full,
+        };
+        drop(machines);
+        machine.end(End::Closed);
+        Err(refusal)
     }
 
     /// Takes a machine away: ends it, says goodbye to the other hosts, frees its memory.
@@ -319,6 +376,7 @@ impl Host for Agent {
     }
 
     fn join(&self, invitation: &Invitation) -> Result<Arc<dyn Inbox>, String> {
+        self.check_room()?;
         let (sender, receiver) = mpsc::channel();
         let machine = Machine::new(invitation.clone(), self.budget.clone(), self.nursery.clone(), sender)
             .map_err(|e| e.to_string())?;

@@ -1,6 +1,6 @@
 //! `control.sock`: one connection is one machine. The words are in `docs/architecture.md`, "Control protocol".
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -61,11 +61,55 @@ struct Address {
     address: String,
 }
 
+impl Open {
+    /// What the machine's hosts are to agree on; `Err` says in one line what cannot be.
+    fn invitation(self, epoch: Epoch) -> Result<Invitation, String> {
+        let digits = self.machine.len() == 16 && self.machine.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let id = u64::from_str_radix(&self.machine, 16).ok().filter(|_| digits);
+        let invitation = Invitation {
+            machine: MachineId(id.ok_or("the machine's id is not 16 hexadecimal digits")?),
+            epoch,
+            me: HostId(0),
+            members: self.members.into_iter().map(|m| Member { name: m.name, address: m.address }).collect(),
+            settings: Settings {
+                heartbeat: Duration::from_millis(self.heartbeat_ms),
+                lost_after: Duration::from_millis(self.lost_after_ms),
+                join_timeout: Duration::from_millis(self.join_timeout_ms),
+            },
+        };
+        match invitation.check() {
+            Ok(()) => Ok(invitation),
+            Err(reason) => Err(FabricError::Invitation { reason }.to_string()),
+        }
+    }
+}
+
 /// What the thread that writes waits for.
 enum Happened {
     Ended(End),
     Close,
     Gone,
+}
+
+/// Answers a connection that there is no place for.
+pub fn refuse(stream: UnixStream, why: &str) {
+    // Nobody waits for one that does not read; there is room for a line in the socket.
+    if stream.set_nonblocking(true).is_ok() {
+        Out(stream).failed("refused", None, why);
+    }
+}
+
+/// Reads orders to the first that is none, and gives none.
+#[cfg(feature = "fuzz")]
+pub fn read_all(text: &[u8], epoch: Epoch) {
+    let mut lines = Lines(text);
+    while let Some(Ok(order)) = lines.next() {
+        if let Order::Open(open) = order
+            && let Ok(invitation) = open.invitation(epoch)
+        {
+            assert!(!invitation.members.is_empty() && invitation.members.len() <= fabric::MEMBERS_MAX);
+        }
+    }
 }
 
 /// Serves one connection to its end.
@@ -78,34 +122,16 @@ pub fn serve(agent: &Agent, stream: UnixStream) {
         Some(Ok(Order::Close | Order::Move(_))) | None => return,
         Some(Err(why)) => return out.failed("refused", None, &why),
     };
-    let id = match u64::from_str_radix(&open.machine, 16) {
-        Ok(id) if open.machine.len() == 16 => MachineId(id),
-        _ => return out.failed("refused", None, "the machine's id is not 16 hexadecimal digits"),
+    // Two machines of one id at two times are two incarnations.
+    let epoch = Epoch(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u32));
+    let invitation = match open.invitation(epoch) {
+        Ok(invitation) => invitation,
+        Err(why) => return out.failed("refused", None, &why),
     };
-    let Some(home) = open.members.first() else {
-        return out.failed("refused", None, "a machine has at least one host");
-    };
-    if home.name != fabric::Host::name(agent) {
-        let why = format!("this agent's name is {}", fabric::Host::name(agent));
-        return out.failed("name", Some(&home.name), &why);
+    let (id, home, name) = (invitation.machine, &invitation.members[0].name, fabric::Host::name(agent));
+    if home != name {
+        return out.failed("name", Some(home), &format!("this agent's name is {name}"));
     }
-    let heartbeat = Duration::from_millis(open.heartbeat_ms);
-    let invitation = Invitation {
-        machine: id,
-        // Two machines of one id at two times are two incarnations.
-        epoch: Epoch(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u32)),
-        me: HostId(0),
-        members: open
-            .members
-            .iter()
-            .map(|m| Member { name: m.name.clone(), address: m.address.clone() })
-            .collect(),
-        settings: Settings {
-            heartbeat,
-            lost_after: Duration::from_millis(open.lost_after_ms),
-            join_timeout: Duration::from_millis(open.join_timeout_ms),
-        },
-    };
     match run(agent, invitation, lines, &mut out) {
         Ok(()) => {}
         Err(Refusal::Fabric(error)) => {
@@ -123,7 +149,7 @@ enum Refusal {
     Other(String),
 }
 
-fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Result<(), Refusal> {
+fn run(agent: &Agent, invitation: Invitation, lines: Orders, out: &mut Out) -> Result<(), Refusal> {
     let (id, heartbeat) = (invitation.machine, invitation.settings.heartbeat);
     let (machine, ends) = agent.make(invitation.clone()).map_err(Refusal::Other)?;
     let inbox: Arc<dyn Inbox> = Arc::new(Mailbox(Arc::downgrade(&machine)));
@@ -175,7 +201,7 @@ fn run(agent: &Agent, invitation: Invitation, lines: Lines, out: &mut Out) -> Re
 
 /// Two small threads turn what is read and how the machine ends into one stream.
 fn spawn_readers(
-    mut lines: Lines,
+    mut lines: Orders,
     ends: mpsc::Receiver<End>,
     sender: &Sender<Happened>,
     machine: &Arc<Machine>,
@@ -246,15 +272,19 @@ fn refresh(machine: &Machine) {
     }
 }
 
-struct Lines(BufReader<UnixStream>);
+struct Lines<R>(R);
 
-impl Lines {
+type Orders = Lines<BufReader<UnixStream>>;
+
+impl<R: BufRead> Lines<R> {
     /// The next order; `None` when the connection has ended.
     fn next(&mut self) -> Option<Result<Order, String>> {
         let mut line = String::new();
-        let mut bounded = std::io::Read::take(&mut self.0, LINE_BYTES_MAX);
-        match bounded.read_line(&mut line) {
+        match self.0.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
             Ok(0) | Err(_) => None,
+            Ok(n) if n as u64 == LINE_BYTES_MAX && !line.ends_with('\n') => {
+                Some(Err(format!("an order of more than {LINE_BYTES_MAX} bytes")))
+            }
             Ok(_) => Some(serde_json::from_str(&line).map_err(|e| format!("an order that is none: {e}"))),
         }
     }
@@ -277,5 +307,52 @@ impl Out {
     fn lost(&mut self, machine: &Machine, host: HostId, reason: &str) {
         let name = &machine.invitation.members[usize::from(host.0)].name;
         self.say(&json!({"event": "lost", "host": name, "detail": reason}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(text: &[u8]) -> Option<Result<Order, String>> {
+        Lines(text).next()
+    }
+
+    fn open(machine: &str, members: usize) -> Result<Invitation, String> {
+        let members: Vec<Value> =
+            (0..members).map(|n| json!({"name": format!("h{n}"), "address": "h:1"})).collect();
+        let order = json!({
+            "op": "open", "machine": machine, "members": members,
+            "heartbeat_ms": 500, "lost_after_ms": 3000, "join_timeout_ms": 5000,
+        });
+        match first(format!("{order}\n").as_bytes()) {
+            Some(Ok(Order::Open(open))) => open.invitation(Epoch(1)),
+            _ => panic!("it is an order to open"),
+        }
+    }
+
+    #[test]
+    fn a_machine_that_cannot_be_is_not_begun() {
+        assert_eq!(open("00000000000000ff", 1024).unwrap().machine, MachineId(255));
+        for id in ["", "ff", "+0000000000000ff", "00000000000000f ", "000000000000000ff"] {
+            assert!(open(id, 1).is_err_and(|why| why.contains("16 hexadecimal digits")), "{id:?}");
+        }
+        for members in [0, 1025, 10_000] {
+            assert!(open("00000000000000ff", members).is_err_and(|why| why.contains("1 to 1024 hosts")));
+        }
+    }
+
+    #[test]
+    fn an_order_has_an_end() {
+        assert!(matches!(first(b"{\"op\": \"close\"}\n"), Some(Ok(Order::Close))));
+        assert!(matches!(first(b"{\"op\": \"close\"}"), Some(Ok(Order::Close))));
+        assert!(matches!(first(b"{\"op\": \"sing\"}\n"), Some(Err(_))));
+        assert!(first(b"").is_none() && first(b"\xff\n").is_none());
+        let endless = vec![b' '; 3 << 20];
+        assert!(
+            first(&endless).is_some_and(|order| order.is_err_and(|why| why.contains("more than 1048576")))
+        );
+        let deep = [&vec![b'['; 1 << 19][..], b"\n"].concat();
+        assert!(matches!(first(&deep), Some(Err(_))));
     }
 }

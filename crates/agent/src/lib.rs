@@ -14,15 +14,20 @@ mod dwell;
 mod evictor;
 mod fetches;
 mod figures;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod hot;
 mod machine;
 mod migratory;
+mod places;
 mod priority;
 mod procfs;
 mod rooms;
 mod rtt;
 mod state;
+mod told;
 mod wire;
 
-pub use agent::{Agent, AgentError, BUDGET_BYTES_MIN, Config, cluster_id, serve};
+pub use agent::{Agent, AgentError, BUDGET_BYTES_MIN, Config, MACHINES_MAX, cluster_id, serve};
 pub use fabric::PROTOCOL_VERSION;

@@ -61,7 +61,7 @@ impl Rooms {
     pub fn promised(&mut self, host: HostId, pages: u32, now: Instant) {
         let room = &mut self.rooms[usize::from(host.0)];
         room.asked = false;
-        room.promised += pages;
+        room.promised = room.promised.saturating_add(pages);
         room.refused = (pages == 0).then_some(now);
     }
 

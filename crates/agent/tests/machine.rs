@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use client::Op;
 use common::{Client, Control, MIB, PAGE, TestAgent, can_fault, value};
+use megalith_agent::MACHINES_MAX;
 use serde_json::json;
 
 /// A client's pages, filled and checked.
@@ -226,4 +227,24 @@ fn a_host_that_goes_is_named() {
     drop(control);
     let (_, again) = Control::open(&[&a, &c], 5);
     assert_eq!(again["event"], "opened", "the others go on: {again}");
+}
+
+#[test]
+fn an_agent_takes_so_many_machines_and_no_more() {
+    let agent = TestAgent::start("a", 32 * MIB);
+    let mut machines = Vec::new();
+    for machine in 0..MACHINES_MAX as u64 {
+        let (control, opened) = Control::open(&[&agent], 0x1000 + machine);
+        assert_eq!(opened["event"], "opened", "{machine}: {opened}");
+        machines.push(control);
+    }
+    let (_, refused) = Control::open(&[&agent], 0x2000);
+    assert_eq!((&refused["event"], &refused["kind"]), (&json!("failed"), &json!("refused")), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("takes no more"), "{refused}");
+    // One that ends makes room.
+    let mut last = machines.pop().unwrap();
+    last.say(&json!({"op": "close"}));
+    last.hear_until("closed");
+    let (_control, opened) = Control::open(&[&agent], 0x2000);
+    assert_eq!(opened["event"], "opened", "{opened}");
 }

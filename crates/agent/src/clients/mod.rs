@@ -20,50 +20,82 @@ use fabric::MachineId;
 use pager::{SpaceId, Uffd};
 
 use crate::machine::Machine;
-use session::{Role, Session};
+pub use session::Role;
+use session::Session;
+#[cfg(feature = "fuzz")]
+pub use session::range;
 pub use socket::{ClientListener, Connection};
+#[cfg(feature = "fuzz")]
+pub use steward::placement;
 pub use steward::{Stewards, Thread};
 
 /// Serves one client until it closes. `find` gives the machine that it names.
 pub fn serve(connection: Connection, find: impl Fn(MachineId) -> Option<Arc<Machine>>) {
     let connection = Arc::new(connection);
-    if let Err((errno, value)) = begin(&connection, find).and_then(|begun| run(&connection, begun)) {
-        let reply = Reply { status: -i64::from(errno), values: [value, 0, 0, 0] };
-        // A client that has gone need not be told.
-        let _ = connection.reply(reply, None);
+    if let Err(refusal) = begin(&connection, find).and_then(|begun| run(&connection, begun)) {
+        tell(&connection, refusal);
     }
 }
 
+/// Answers a client that there is no place for.
+pub fn refuse(connection: &Connection, errno: i32) {
+    tell(connection, (errno, 0));
+}
+
+fn tell(connection: &Connection, (errno, value): Refusal) {
+    let reply = Reply { status: -i64::from(errno), values: [value, 0, 0, 0] };
+    // A client that has gone need not be told.
+    let _ = connection.reply(reply, None);
+}
+
 /// What a connection is for, as its first packet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A process and its space.
+    Session(Role),
+    /// The steward of the space's program.
+    Steward(SpaceId),
+}
+
+/// An errno, and the value that goes with it.
+pub type Refusal = (i32, u64);
+
+/// What a connection's first packet asks for, and of which machine.
+///
+/// # Errors
+/// `EINVAL` for no first packet, `EPROTO` with our version for one of another version.
+pub fn purpose(request: &Request) -> Result<(MachineId, Purpose), Refusal> {
+    let [version, machine, space, _] = request.args;
+    let purpose = match request.op {
+        op if op == Op::Hello as u64 => Purpose::Session(Role::Home),
+        op if op == Op::Join as u64 => Purpose::Session(Role::Body(space_of(space)?)),
+        op if op == Op::Steward as u64 => Purpose::Steward(space_of(space)?),
+        _ => return Err((libc::EINVAL, 0)),
+    };
+    if version == client::VERSION {
+        Ok((MachineId(machine), purpose))
+    } else {
+        Err((libc::EPROTO, client::VERSION))
+    }
+}
+
 enum Begun {
     Session(Arc<Machine>, Role, Uffd),
     Steward(Arc<Machine>, SpaceId),
 }
 
-/// An errno, and the value that goes with it.
-type Refusal = (i32, u64);
-
 fn begin(
     connection: &Connection,
     find: impl Fn(MachineId) -> Option<Arc<Machine>>,
 ) -> Result<Begun, Refusal> {
-    let Ok(Some((Request { op, args }, descriptor))) = connection.receive() else {
+    let Ok(Some((request, descriptor))) = connection.receive() else {
         return Err((libc::EINVAL, 0));
     };
-    let [version, machine, space, _] = args;
-    let role = match op {
-        op if op == Op::Hello as u64 => Some(Role::Home),
-        op if op == Op::Join as u64 => Some(Role::Body(space_of(space)?)),
-        op if op == Op::Steward as u64 => None,
-        _ => return Err((libc::EINVAL, 0)),
-    };
-    if version != client::VERSION {
-        return Err((libc::EPROTO, client::VERSION));
-    }
-    let machine = find(MachineId(machine)).ok_or((libc::ENOENT, 0))?;
-    match (role, descriptor) {
-        (Some(role), Some(uffd)) => Ok(Begun::Session(machine, role, Uffd::new(uffd))),
-        (None, None) => Ok(Begun::Steward(machine, space_of(space)?)),
+    let (machine, purpose) = purpose(&request)?;
+    let machine = find(machine).ok_or((libc::ENOENT, 0))?;
+    match (purpose, descriptor) {
+        (Purpose::Session(role), Some(uffd)) => Ok(Begun::Session(machine, role, Uffd::new(uffd))),
+        (Purpose::Steward(space), None) => Ok(Begun::Steward(machine, space)),
         _ => Err((libc::EINVAL, 0)),
     }
 }

@@ -41,7 +41,8 @@ impl Session {
     ///
     /// # Errors
     /// `EINVAL` for a body process of a space that is no other host's, `EEXIST` for a second one of a space, `ENOENT` when
-    /// space or machine have ended; those of the calls that make memfd, eventfd and thread.
+    /// space or machine have ended, `ENOSPC` when the machine has had as many spaces of this host as it can have; those of
+    /// the calls that make memfd, eventfd and thread.
     pub fn begin(machine: Arc<Machine>, role: Role, peer: Peer, uffd: Uffd) -> io::Result<Self> {
         if let Role::Body(space) = role {
             let home = home_of(space);
@@ -57,7 +58,7 @@ impl Session {
         // SAFETY: the descriptor was just made and is nobody else's.
         let stop = Arc::new(unsafe { OwnedFd::from_raw_fd(stop) });
         let space = match role {
-            Role::Home => machine.new_space(),
+            Role::Home => machine.new_space().ok_or(io::Error::from_raw_os_error(libc::ENOSPC))?,
             Role::Body(space) => space,
         };
         let spread = {
@@ -98,7 +99,8 @@ impl Session {
             Role::Home => {
                 let state = self.machine.lock();
                 let others = state.others.iter().flatten().filter_map(|f| f["budget"].as_u64());
-                let bytes = self.machine.budget.limit() + others.sum::<u64>();
+                // What other hosts say is theirs to say, and may be anything.
+                let bytes = others.fold(self.machine.budget.limit(), u64::saturating_add);
                 [u64::from(self.space.0), bytes, self.machine.invitation.members.len() as u64, 0]
             }
         }
@@ -193,7 +195,7 @@ impl Session {
 static ONE: u64 = 1;
 
 /// The range that a request names: whole pages of the space, and the operand behind it.
-fn range(request: &Request) -> Result<(u64, u64, u64), i32> {
+pub fn range(request: &Request) -> Result<(u64, u64, u64), i32> {
     let [start, len, at, _] = request.args;
     let within = start.checked_add(len).is_some_and(|end| end <= SPACE_END);
     if !within || len == 0 || start % PAGE_BYTES != 0 || len % PAGE_BYTES != 0 {

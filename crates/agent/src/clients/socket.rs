@@ -137,7 +137,7 @@ impl Connection {
     /// The next packet and the descriptor beside it; `None` when the client has closed.
     ///
     /// # Errors
-    /// Those of recvmsg(2); a packet of the wrong length.
+    /// Those of recvmsg(2); a packet of the wrong length, or with more than one descriptor.
     pub fn receive(&self) -> io::Result<Option<(Request, Option<OwnedFd>)>> {
         let mut request = MaybeUninit::<Request>::zeroed();
         let mut part = libc::iovec { iov_base: request.as_mut_ptr().cast(), iov_len: size_of::<Request>() };
@@ -163,24 +163,17 @@ impl Connection {
                 _ => return Err(error),
             }
         };
-        let mut descriptor = None;
-        // SAFETY: the kernel has filled in `header`'s control part.
-        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-        // SAFETY: where it is not null, it points into `control`.
-        if let Some(first) = unsafe { first.as_ref() }
-            && (first.cmsg_level, first.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
-        {
-            // SAFETY: SCM_RIGHTS carries at least one descriptor, which is ours from now on. A client that sends
-            // more only fills our table until the connection ends; we keep room for a few in `control`.
-            descriptor = Some(unsafe {
-                OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned())
-            });
-        }
+        let mut descriptors = descriptors(&header);
         if n == 0 {
             return Ok(None);
         }
-        if n as usize != size_of::<Request>() {
+        if n as usize != size_of::<Request>() || header.msg_flags & libc::MSG_TRUNC != 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet of the wrong length"));
+        }
+        // Where our table is full the kernel keeps the descriptor: the request comes without, and is refused.
+        let descriptor = descriptors.pop().filter(|_| header.msg_flags & libc::MSG_CTRUNC == 0);
+        if !descriptors.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more descriptors than a packet carries"));
         }
         // SAFETY: all of it was filled in; any bytes are a valid Request.
         Ok(Some((unsafe { request.assume_init() }, descriptor)))
@@ -255,7 +248,94 @@ impl Connection {
     }
 }
 
+/// All descriptors beside a packet: the kernel has put them into our table, so each needs an owner.
+fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut owned = Vec::new();
+    // SAFETY: the kernel has filled in `header`'s control part, which lives on; the macros stay inside of it, and the
+    // descriptors are ours from now on.
+    unsafe {
+        let mut next = libc::CMSG_FIRSTHDR(header);
+        while let Some(part) = next.as_ref() {
+            if (part.cmsg_level, part.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let count = (part.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let first = libc::CMSG_DATA(next).cast::<RawFd>();
+                owned.extend((0..count).map(|at| OwnedFd::from_raw_fd(first.add(at).read_unaligned())));
+            }
+            next = libc::CMSG_NXTHDR(header, next);
+        }
+    }
+    owned
+}
+
 /// The result of a system call.
 pub fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a request with so many descriptors beside it.
+    fn send(socket: &OwnedFd, request: &Request, descriptors: &[RawFd]) {
+        #[repr(align(8))]
+        struct Control([u8; 256]);
+        let mut control = Control([0; 256]);
+        let bytes = size_of_val(descriptors);
+        let mut part =
+            libc::iovec { iov_base: (&raw const *request).cast_mut().cast(), iov_len: size_of::<Request>() };
+        // SAFETY: headers point to buffers that live on, as long as they say.
+        unsafe {
+            let mut header: libc::msghdr = std::mem::zeroed();
+            header.msg_iov = &raw mut part;
+            header.msg_iovlen = 1;
+            if bytes > 0 {
+                header.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_controllen = libc::CMSG_SPACE(bytes as u32) as usize;
+                let first = libc::CMSG_FIRSTHDR(&raw const header);
+                (*first).cmsg_level = libc::SOL_SOCKET;
+                (*first).cmsg_type = libc::SCM_RIGHTS;
+                (*first).cmsg_len = libc::CMSG_LEN(bytes as u32) as usize;
+                libc::CMSG_DATA(first).copy_from(descriptors.as_ptr().cast(), bytes);
+            }
+            let sent = libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL);
+            assert_eq!(sent, size_of::<Request>() as isize);
+        }
+    }
+
+    /// A process that holds the read end of a pipe, and does not show it: the write end says when all have gone.
+    fn has_readers(write: &OwnedFd) -> bool {
+        let mut watched = libc::pollfd { fd: write.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: one entry, as we say.
+        assert!(unsafe { libc::poll(&raw mut watched, 1, 0) } >= 0);
+        watched.revents & libc::POLLERR == 0
+    }
+
+    /// An agent once kept what came beside the first descriptor open for ever: a client could use up its table.
+    #[test]
+    fn descriptors_that_a_packet_should_not_have_are_closed() {
+        let request = Request { op: 1, args: [2, 3, 4, 5] };
+        for count in [0, 1, 2, 3, 12, 13, 40] {
+            let mut ends = [-1; 2];
+            // SAFETY: there is room for two descriptors, which are nobody else's.
+            let [read, write] = unsafe {
+                assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+                ends.map(|fd| OwnedFd::from_raw_fd(fd))
+            };
+            let (ours, theirs) = Connection::pair().unwrap();
+            send(&theirs, &request, &vec![read.as_raw_fd(); count]);
+            drop(read);
+            let received = ours.receive();
+            match count {
+                0 => assert!(matches!(&received, Ok(Some((heard, None))) if *heard == request)),
+                1 => assert!(matches!(&received, Ok(Some((heard, Some(_)))) if *heard == request)),
+                _ => {
+                    assert_eq!(received.as_ref().err().map(io::Error::kind), Some(io::ErrorKind::InvalidData))
+                }
+            }
+            assert_eq!(has_readers(&write), count == 1, "{count} descriptors");
+            drop(received);
+            assert!(!has_readers(&write), "{count} descriptors");
+        }
+    }
 }

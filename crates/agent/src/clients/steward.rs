@@ -211,19 +211,21 @@ pub fn serve(
 }
 
 fn listen(connection: &Connection, machine: &Machine, space: SpaceId) {
-    while let Ok(Some((Request { op, args: [thread, host, tid, why] }, _))) = connection.receive() {
-        let host = u16::try_from(host).ok().filter(|&h| usize::from(h) < machine.invitation.members.len());
-        match (op == Op::Placed as u64, host, why_of(why)) {
-            (true, Some(host), Some(why)) => {
-                let me = machine.invitation.me;
-                machine.stewards.placed(space, me, thread, (HostId(host), tid), why);
-            }
-            _ => {
-                eprintln!("megalith agent: the steward of space {} sent what is none of its words", space.0);
-                return;
-            }
-        }
+    let hosts = machine.invitation.members.len();
+    while let Ok(Some((request, _))) = connection.receive() {
+        let Some((thread, there, why)) = placement(&request, hosts) else {
+            eprintln!("megalith agent: the steward of space {} sent what is none of its words", space.0);
+            return;
+        };
+        machine.stewards.placed(space, machine.invitation.me, thread, there, why);
     }
+}
+
+/// Where a thread is now, as a steward says in a machine of so many hosts: its tid at home, host and tid there, and why.
+pub fn placement(request: &Request, hosts: usize) -> Option<(u64, (HostId, u64), Why)> {
+    let &Request { op, args: [thread, host, tid, why] } = request;
+    let host = u16::try_from(host).ok().filter(|&host| usize::from(host) < hosts)?;
+    (op == Op::Placed as u64).then_some((thread, (HostId(host), tid), why_of(why)?))
 }
 
 fn why_of(number: u64) -> Option<Why> {

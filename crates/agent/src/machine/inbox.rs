@@ -6,13 +6,17 @@ use std::time::Instant;
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Lost};
 use pager::SpaceId;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::{End, Machine};
-use crate::fetches::Fetched;
 use crate::state::State;
-use crate::wire::{self, Said};
+use crate::told::Told;
+use crate::wire::{self, Parties, Said};
+
+/// Messages of one host that wait to be handled. Before the machine stands there are few, and later what one read of its
+/// socket brings.
+const BURST_BYTES_MAX: usize = 64 << 20;
+/// An empty burst keeps so much of its memory.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 impl Machine {
     pub(super) fn handle_burst(&self, from: HostId) {
@@ -22,18 +26,24 @@ impl Machine {
             return;
         }
         let mut after = Vec::new();
+        let parties = Parties { me: self.invitation.me, from, hosts: self.bursts.len() as u16 };
         let mut state = self.lock();
         let mut rest = burst.as_slice();
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             let (message, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
             rest = tail;
-            let heard = match wire::read(message) {
+            let heard = match wire::read(message, parties) {
                 // Last figures are wanted even so.
                 Ok(said) if self.has_ended() && !matches!(said, Said::Figures(_)) => None,
                 Ok(said) => self.hear(from, said, &mut state, &**fabric),
                 Err(_) => Some(After::Malformed),
             };
+            let unbelievable = matches!(heard, Some(After::Malformed | After::Violation(_)));
             after.extend(heard);
+            if unbelievable {
+                // The machine ends with that; what else came from there is not heard.
+                break;
+            }
         }
         state.flush_arrived();
         self.end_sweeps(&mut state, &**fabric);
@@ -42,6 +52,7 @@ impl Machine {
         drop(state);
         self.unreadable(unreadable);
         burst.clear();
+        burst.shrink_to(SPARE_BYTES_MAX);
         drop(burst);
         if press {
             self.pressure.notify_one();
@@ -94,30 +105,22 @@ impl Machine {
             }
             Said::Swept(token) => state.swept(token),
             Said::Figures(json) => {
-                if let Ok(mut figures) = serde_json::from_slice::<Value>(json) {
+                if let Some(told) = Told::read(json, self.bursts.len()) {
                     let host = usize::from(from.0);
-                    let mut take = |name| figures.as_object_mut().and_then(|f| f.remove(name));
-                    let times: Vec<(u64, u64)> = take("bodies").and_then(parsed).unwrap_or_default();
-                    let fetches: Vec<Fetched> = take("fetches").and_then(parsed).unwrap_or_default();
-                    state.body_times[host] = times.into_iter().collect();
-                    state.body_fetches[host] = fetches.into_iter().map(|f| (f.tid, f)).collect();
-                    state.others[host].replace(figures);
+                    state.body_times[host] = told.times;
+                    state.body_fetches[host] = told.fetches;
+                    state.others[host].replace(told.figures);
                     state.figures_heard[host] += 1;
                 }
             }
             Said::FiguresAsk => return Some(After::Figures),
             Said::PeerLost(host, text) => {
                 // Both sides of a cut link say that the other is lost: home believes its own link first.
-                let known = usize::from(host.0) < self.invitation.members.len();
-                return Some(if known { After::Lost(host, text.to_owned()) } else { After::Malformed });
+                return Some(After::Lost(host, text.replace(char::is_control, " ")));
             }
         }
         None
     }
-}
-
-fn parsed<T: DeserializeOwned>(value: Value) -> Option<T> {
-    serde_json::from_value(value).ok()
 }
 
 /// What a message asks for that is done without the lock.
@@ -137,6 +140,11 @@ impl Inbox for Mailbox {
     fn message(&self, from: HostId, bytes: &[u8]) {
         let Some(machine) = self.0.upgrade() else { return };
         let mut burst = machine.bursts[usize::from(from.0)].lock();
+        if burst.len() + bytes.len() > BURST_BYTES_MAX {
+            drop(burst);
+            let reason = "it sent more than can be kept before the machine stands".into();
+            return machine.end(End::Lost { host: from, reason });
+        }
         burst.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         burst.extend_from_slice(bytes);
     }
@@ -161,5 +169,46 @@ impl Inbox for Mailbox {
                 host => End::Lost { host, reason: "its agent ended".into() },
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use coherence::Epoch;
+    use fabric::{Invitation, MachineId, Member, Settings};
+    use pager::Budget;
+
+    use super::*;
+    use crate::bodies::Nursery;
+
+    #[test]
+    fn who_sends_without_end_before_the_machine_stands_is_lost() {
+        let member = |name: &str| Member { name: name.into(), address: format!("{name}:1") };
+        let second = Duration::from_secs(1);
+        let invitation = Invitation {
+            machine: MachineId(1),
+            epoch: Epoch(1),
+            me: HostId(0),
+            members: vec![member("a"), member("b")],
+            settings: Settings { heartbeat: second, lost_after: 2 * second, join_timeout: second },
+        };
+        let (sender, ends) = mpsc::channel();
+        let nursery = Arc::new(Nursery::new(b"", "/nowhere".into()));
+        let machine = Machine::new(invitation, Arc::new(Budget::new(32 << 20)), nursery, sender)
+            .expect("there is memory");
+        let mailbox = Mailbox(Arc::downgrade(&machine));
+        let message = vec![0; 1 << 20];
+        for _ in 0..BURST_BYTES_MAX / (message.len() + 4) {
+            mailbox.message(HostId(1), &message);
+            mailbox.drained(HostId(1));
+        }
+        assert!(!machine.has_ended());
+        mailbox.message(HostId(1), &message);
+        let end = ends.try_recv();
+        assert!(matches!(&end, Ok(End::Lost { host: HostId(1), .. })), "{end:?}");
+        assert!(machine.bursts[1].lock().len() <= BURST_BYTES_MAX);
     }
 }

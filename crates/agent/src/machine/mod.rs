@@ -17,12 +17,13 @@
 //! with `state` held.
 
 mod inbox;
+mod names;
 mod report;
 mod spaces;
 mod timer;
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -35,9 +36,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::bodies::{Bodies, Nursery};
 use crate::clients::Stewards;
 use crate::procfs::Load;
-use crate::state::{Served, State, first_space};
+use crate::state::{Served, State};
 use crate::wire;
 pub use inbox::Mailbox;
+use names::Names;
 
 /// A machine that has been full for so long, with a thread waiting for a page, is out of memory.
 const FULL_AFTER: Duration = Duration::from_secs(1);
@@ -99,7 +101,7 @@ pub struct Machine {
     stuck: Mutex<Option<Instant>>,
     /// The CPU where faults were served last; [`NO_CPU`] where there is no one CPU.
     near: AtomicUsize,
-    next_space: AtomicU32,
+    names: Names,
     /// Who keeps the machine and is told how it ended.
     ends: Sender<End>,
 }
@@ -135,7 +137,7 @@ impl Machine {
             ended: AtomicBool::new(false),
             stuck: Mutex::default(),
             near: AtomicUsize::new(NO_CPU),
-            next_space: AtomicU32::new(first_space(invitation.me)),
+            names: Names::new(invitation.me),
             ends,
             invitation,
         });
@@ -198,7 +200,7 @@ impl Machine {
             && host.0 != 0
         {
             // Home tells the user.
-            fabric.send(HostId(0), &[&wire::peer_lost(*host), reason.as_bytes()]);
+            fabric.send(HostId(0), &[&wire::peer_lost(*host, reason)]);
             fabric.flush();
         }
         // Who kept the machine may be gone already; then nobody asks.
@@ -221,11 +223,9 @@ impl Machine {
         self.clients.lock().retain(|c| !Arc::ptr_eq(c, pidfd));
     }
 
-    /// A name for a new space.
-    pub fn new_space(&self) -> SpaceId {
-        let id = SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed));
-        assert!(id <= SpaceId::MAX, "2^18 spaces were made in one machine on one host");
-        id
+    /// A name for a new space; `None` after 2^18 of this host.
+    pub fn new_space(&self) -> Option<SpaceId> {
+        self.names.take()
     }
 
     /// A thread of a client waits at an address: answers it, or sees to it that it will be answered.

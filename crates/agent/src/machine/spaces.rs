@@ -50,8 +50,9 @@ impl Machine {
                 self.violated(&violation);
                 return Err(libc::EIO);
             }
-            // A program may free terabytes at once: let faults and signs of life in between.
+            // A program may free terabytes at once: let faults and signs of life in between, and messages out.
             drop(state);
+            fabric.flush();
             state = self.lock();
         }
         if let Some(source) = source {
