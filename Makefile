@@ -3,9 +3,10 @@
 PYTHON := .venv/bin/python
 SOURCES := $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.ld' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
 GENOME ?= lambda
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench clean
+.PHONY: help setup build demo test lint fuzz bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,11 +39,15 @@ lint: build ## formatting, clippy, ruff, mypy
 	.venv/bin/mypy
 	MYPYPATH=tests:bench .venv/bin/mypy --explicit-package-bases --exclude tests/unit tests bench
 
+fuzz: ## feed every parser what libFuzzer thinks of, SECONDS=60 each (needs a nightly compiler)
+	@scripts/fuzz.sh $(SECONDS)
+
 bench: build ## measure; results in build/bench
 	@mkdir -p build/bench
 	$(PYTHON) -m bench
 
 clean: ## take away what was built
+	rm -rf fuzz/corpus fuzz/artifacts fuzz/logs
 	rm -rf target build dist .pytest_cache .mypy_cache .ruff_cache .venv/built
 	find python tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/megalith/*.so
