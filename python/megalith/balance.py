@@ -8,7 +8,8 @@ what it could), and whatever else loads the host. Then, in this order:
 2. A process that is spread and gets no more CPU time than before comes home: spreading does not pay.
 3. A process whose threads home has had room for, all of them, for a while comes home: calls are cheaper there. Those
    that are with their data stay.
-4. A thread that waits for pages of other hosts, most of them of one, goes there, if that one has a CPU with time left.
+4. A thread that waits for pages of other hosts, most of them of one, goes there, if that one has a CPU with time left. Pages
+   that go back there as soon as they have come are nobody's data: they are fought over, or shared and worth it (rules 1, 2).
 5. Where more CPUs are wanted than a host has, busy threads go to hosts with idle ones.
 
 Against restlessness: a want must be seen twice; no thread is ordered about more than once in `STILL_S`; a process that
@@ -23,7 +24,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from megalith.scheduler import HOME, MachineView, Move, ThreadView, by_process
+from megalith.scheduler import HOME, HostView, MachineView, Move, ThreadView, by_process
 
 STILL_S: Final = 3.0
 """A thread that has been ordered somewhere stays at least so long, and so long is waited before a result is judged."""
@@ -34,7 +35,7 @@ ROOM_S: Final = 10.0
 PAYS: Final = 1.1
 """A spread process must get so many times the CPU time that it got at home."""
 ACTIVE: Final = 0.05
-"""A thread that uses less of a CPU sleeps."""
+"""A thread that uses less of a CPU, and waits for pages no longer than that either, sleeps."""
 PAGE_S: Final = 100e-6
 """What a page that is taken costs who wants it back. Measured: 60 to 150 µs."""
 DWELL_S: Final = 200e-6
@@ -45,6 +46,8 @@ ROOM: Final = 0.75
 """So much of a CPU must be idle where a thread goes that wants one: something always runs, an agent at least."""
 IDLE: Final = 0.25
 """And so much where one goes to its data: a part of what works there now does so to send it pages."""
+TO_AND_FRO: Final = 0.5
+"""Pages are used in turn where so many are taken for each that comes."""
 WARM_S: Final = 10.0
 """Its other pages follow it there: for so long it is not judged whether that paid."""
 REFUSALS_MAX: Final = 3
@@ -103,7 +106,7 @@ class _Wanted:
 
     def waits(self, thread: ThreadView) -> bool:
         """Whether a thread that is awake gets less than it could, and so waits for something other than a CPU."""
-        return ACTIVE <= thread.cpu < 0.75 * self._fair[thread.host]
+        return _is_awake(thread) and thread.cpu < 0.75 * self._fair[thread.host]
 
     def excess(self, host: int) -> float:
         return self.cpus[host] - self._hosts[host].cpus
@@ -192,7 +195,7 @@ class BalancePolicy:
     def _come_home(self, view: MachineView, process: _Process, away: list[ThreadView], wanted: _Wanted) -> list[Move]:
         """Rule 3."""
         away = [thread for thread in away if not self._is_with_its_data(thread)]
-        coming = sum(1 for thread in away if thread.cpu >= ACTIVE)
+        coming = sum(map(_is_awake, away))
         if wanted.excess(HOME) + coming > 0:
             process.room_since_s = None
             return []
@@ -221,6 +224,8 @@ class BalancePolicy:
             # Where it is, it waits for what is still to follow it; it leaves if it is no better off than before.
             least = 0.9 * follower.waited if follower and follower.pays else WAITS
             if waits < least or _key(thread) in self._orders or self._refusals[target] >= REFUSALS_MAX:
+                continue
+            if _used_in_turn(view.hosts[thread.host], target):
                 continue
             if view.now_s < self._processes[thread.pid].not_before_s or wanted.excess(target) > -IDLE:
                 continue
@@ -294,12 +299,23 @@ def _key(thread: ThreadView) -> tuple[int, int]:
     return thread.pid, thread.tid
 
 
+def _is_awake(thread: ThreadView) -> bool:
+    """One that fights hard for pages hardly gets to work."""
+    return thread.cpu + sum(thread.waits) >= ACTIVE
+
+
 def _drawn_to(thread: ThreadView) -> tuple[int, float]:
     """The host for whose pages a thread waits, if most of them are there, and the part of its time that it does so."""
     if not thread.waits:
         return HOME, 0.0
     waits, host = max((waits, host) for host, waits in enumerate(thread.waits))
     return host, waits if host != thread.host and waits > sum(thread.waits) / 2 else 0.0
+
+
+def _used_in_turn(host: HostView, other: int) -> bool:
+    """Whether the pages that come to a host from another are taken from it again."""
+    came = host.came_per_s[other] if other < len(host.came_per_s) else 0.0
+    return host.taken_per_s > TO_AND_FRO * came
 
 
 def _meeting_place(threads: list[ThreadView], wanted: _Wanted) -> int:
@@ -318,7 +334,7 @@ def _meeting_place(threads: list[ThreadView], wanted: _Wanted) -> int:
 
 def _fight(view: MachineView, threads: list[ThreadView], waiting: list[ThreadView]) -> str | None:
     """Whether threads wait because hosts take pages from each other, more than they work."""
-    places = [view.hosts[number] for number in sorted({thread.host for thread in threads if thread.cpu >= ACTIVE})]
+    places = [view.hosts[number] for number in sorted({thread.host for thread in threads if _is_awake(thread)})]
     useful = sum(thread.cpu for thread in waiting)
     taken = sum(host.taken_per_s for host in places)
     lost = taken * PAGE_S + sum(host.dwelled_per_s for host in places) * DWELL_S

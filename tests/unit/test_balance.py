@@ -52,13 +52,19 @@ class Machine:
     def look(self) -> MachineView:
         self.now_s += LOOK_S
         taken = [0.0] * len(self.cpus)
+        came = [[0.0] * len(self.cpus) for _ in self.cpus]
         spread = {g: {t.host for t in self.threads if t.group == g} for g in {t.group for t in self.threads} - {""}}
         wants: dict[int, float] = {}
         for thread in self.threads:
             wants[thread.tid] = thread.wants(self.now_s)
-            if thread.group and len(spread[thread.group]) > 1:
-                taken[thread.host] += 1500 * wants[thread.tid]
-                wants[thread.tid] *= 0.4
+            if thread.group:
+                others = spread[thread.group] - {thread.host}
+                for other in others:
+                    came[thread.host][other] += 1500 * wants[thread.tid] / len(others)
+                thread.waits = tuple(0.6 / len(others) if n in others else 0.0 for n in range(len(taken)))
+                if others:
+                    taken[thread.host] += 1500 * wants[thread.tid]
+                    wants[thread.tid] *= 0.4
             if thread.data:
                 far = thread.data(self.now_s) if thread.data(self.now_s) != thread.host else None
                 thread.waits = tuple(0.7 if host == far else 0.0 for host in range(len(self.cpus)))
@@ -71,7 +77,10 @@ class Machine:
                 thread.cpu = wants[thread.tid] * share
                 thread.done_s += thread.cpu * LOOK_S
         load = [sum(t.cpu for t in self.threads if t.host == n) + self.strangers.get(n, 0.0) for n in range(len(taken))]
-        hosts = [HostView(n, "abcdefgh"[n], cpus, load[n], taken[n], taken[n]) for n, cpus in enumerate(self.cpus)]
+        hosts = [
+            HostView(n, "abcdefgh"[n], cpus, load[n], taken[n], taken[n], tuple(came[n]))
+            for n, cpus in enumerate(self.cpus)
+        ]
         threads = [ThreadView(t.pid, t.tid, "worker", t.host, t.cpu, t.moves, t.waits) for t in self.threads]
         return MachineView(self.now_s, tuple(hosts), tuple(threads))
 
@@ -145,6 +154,17 @@ def test_a_pair_that_fights_is_brought_together_again() -> None:
     )
 
 
+def test_threads_that_get_nothing_done_for_fighting_are_not_asleep() -> None:
+    hosts = tuple(HostView(n, "ab"[n], 1, 0.3, 5000, 0, (0.0, 5000.0) if n == 0 else (5000.0,)) for n in (0, 1))
+    apart = [ThreadView(PID, PID + n, "worker", n - 1, 0.02, 1, (0.9, 0.0) if n == 2 else (0.0, 0.9)) for n in (1, 2)]
+    policy = BalancePolicy()
+    moves: list[Move] = []
+    for look in range(10):
+        moves += policy.decide(MachineView(look * LOOK_S, hosts, tuple(apart)))
+    assert [(move.tid, move.host) for move in moves] == [(PID + 2, 0)]
+    assert "together on a" in moves[0].why
+
+
 def test_a_pair_that_fights_meets_where_there_is_room_and_others_stay() -> None:
     threads = [*crowd(3), *(Thread(PID + n, group="g") for n in (3, 4))]
     threads[2].host = threads[4].host = 1
@@ -176,6 +196,18 @@ def test_threads_go_to_their_data_and_stay() -> None:
     assert sorted(t.host for t in threads[2:]) == [0, 2], "there is one CPU for the two of them"
     assert len(machine.orders) == 2
     assert machine.orders[0][1].why == "it waits 70% of its time for pages that b has"
+
+
+def test_nobody_follows_pages_that_are_used_in_turn() -> None:
+    """What threads share goes to and fro, and is nobody's data; where that pays, they stay apart."""
+    threads = [Thread(PID, lambda now_s: 0.0), *(Thread(PID + n, group="g") for n in (1, 2))]
+    machine = Machine([2, 2], threads)
+    threads[2].host = 1
+    policy = BalancePolicy()
+    machine.run(policy, 2.5)
+    assert machine.orders == []
+    machine.run(policy, 120)
+    assert not [move.why for _, move in machine.orders if "for pages that" in move.why]
 
 
 def test_threads_whose_data_are_everywhere_are_taken_about_ever_more_rarely() -> None:

@@ -1,6 +1,6 @@
 /* `labour compute THREADS MILLIONS`: each thread mixes numbers in memory of its own; prints a checksum.
- * `labour fight THREADS SECONDS`: each thread adds to a word of its own in one page, all the time; checks that no addition was lost,
- * and prints how many threads there were.
+ * `labour fight THREADS SECONDS`: each thread adds to words of its own in some pages, one after the other, all the time; checks that no
+ * addition was lost, and prints how many threads there were.
  * `labour scan MIB PASSES`: a second thread goes through memory again and again, its pages in a mixed order; prints a checksum. */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { THREADS_MAX = 16, WORDS = 8192 };
+enum { THREADS_MAX = 16, WORDS = 8192, PAGES = 10 };
 
 static long amount;
-static _Alignas(4096) volatile uint64_t shared_words[512];
+static _Alignas(4096) volatile uint64_t shared_words[PAGES][512];
 static _Atomic int over;
 
 struct job {
@@ -43,7 +43,7 @@ static void *compute(void *argument) {
 static void *fight(void *argument) {
     struct job *job = argument;
     while (!atomic_load(&over)) {
-        for (int n = 0; n < 1000; n++) shared_words[job->number] += 1;
+        for (int n = 0; n < 1000; n++) shared_words[n % PAGES][job->number] += 1;
         job->result += 1000;
     }
     return NULL;
@@ -96,7 +96,9 @@ int main(int argc, char **argv) {
     uint64_t sum = 0;
     for (int n = 0; n < threads; n++) {
         pthread_join(ids[n], NULL);
-        if (fights && shared_words[n] != jobs[n].result) return 93;
+        uint64_t added = 0;
+        for (int page = 0; page < PAGES; page++) added += shared_words[page][n];
+        if (fights && added != jobs[n].result) return 93;
         sum = sum * 31 + (fights ? 1 : jobs[n].result);
     }
     printf("%d threads, %016llx\n", threads, (unsigned long long)sum);
