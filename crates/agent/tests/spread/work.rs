@@ -104,10 +104,16 @@ pub fn sum(client: &Client, s: &Settings) -> u64 {
 /// The page whose word the writer writes last; and those that it writes before.
 pub const FLAG: u64 = 0;
 pub const DATA: [u64; 3] = [1, 2, 515];
+/// The page on which hosts say that they have seen something of it.
+const SEEN: u64 = 3;
 
-/// Writes `1, 2, …` to the data pages and then to the flag, in plain stores: x86-64 keeps their order.
-pub fn ordered_writer(client: &Client, times: u64) {
-    for i in 1..=times {
+/// Writes `1, 2, …` to the data pages and then to the flag, in plain stores: x86-64 keeps their order. Half-way it waits until every
+/// host has looked, however busy the computer is.
+pub fn ordered_writer(client: &Client, s: &Settings) {
+    for i in 1..=s["times"] {
+        while i == s["times"] / 2 && client.word(SEEN, 5).load(Ordering::Relaxed) < s["hosts"] {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
         for page in DATA {
             client.word(page, 5).store(i, Ordering::Relaxed);
         }
@@ -130,7 +136,12 @@ pub fn ordered_reader(client: &Client, s: &Settings) -> u64 {
             let data = client.word(page, 5).load(Ordering::Acquire);
             assert!(data >= flag, "page {page} says {data} when the flag says {flag}");
         }
-        seen += u64::from(flag != last);
+        if flag != last {
+            seen += 1;
+            if seen == 1 {
+                client.word(SEEN, 5).fetch_add(1, Ordering::Relaxed);
+            }
+        }
         last = flag;
     }
     seen
