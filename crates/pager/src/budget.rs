@@ -59,16 +59,13 @@ impl Budget {
     #[must_use]
     pub fn try_take(&self, bytes: u64) -> bool {
         let ceiling = self.limit - self.reserve();
-        let taken = self
-            .held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                (held + bytes <= ceiling).then_some(held + bytes)
-            })
-            .is_ok();
-        if taken {
-            self.peak.fetch_max(self.held(), Ordering::Relaxed);
+        let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            (held + bytes <= ceiling).then_some(held + bytes)
+        });
+        if let Ok(before) = taken {
+            self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         }
-        taken
+        taken.is_ok()
     }
 
     /// Takes `bytes` out of the reserve, for the evictor and what comes under a promise.

@@ -15,8 +15,9 @@
 //! | [`calls`] | in spread mode: who makes which call of a thread that is away |
 //! | [`freight`] | … and which bytes travel with it |
 //! | [`filter`] | the seccomp program that decides which calls are caught |
+//! | [`word`] | the word of a lock |
 //! | [`procfs`] | paths under `/proc` that would show the runtime instead of the program |
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, loom)), no_std)]
 
 pub mod calls;
 pub mod elf;
@@ -33,6 +34,7 @@ pub mod script;
 pub mod ship;
 pub mod sigset;
 pub mod startup;
+pub mod word;
 
 /// Bytes of a page.
 pub const PAGE: u64 = client::PAGE_BYTES;
