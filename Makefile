@@ -6,10 +6,10 @@ GENOME ?= lambda
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fuzz bench clean
+.PHONY: help setup build demo test lint fuzz sanitize bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing (Debian 12, as root): packages, cargo, .venv
 	@scripts/setup.sh
@@ -41,6 +41,9 @@ lint: build ## formatting, clippy, ruff, mypy
 
 fuzz: ## feed every parser what libFuzzer thinks of, SECONDS=60 each (needs a nightly compiler)
 	@scripts/fuzz.sh $(SECONDS)
+
+sanitize: ## run tests under loom, Miri, AddressSanitizer and ThreadSanitizer (needs a nightly compiler)
+	@scripts/sanitize.sh
 
 bench: build ## measure; results in build/bench
 	@mkdir -p build/bench
