@@ -1,11 +1,15 @@
 //! Who waits for whose pages: for each thread here, how long it has waited for pages that came from each host. The scheduler takes
 //! threads to their data by it.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use coherence::HostId;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+
+/// Home is told at most so many numbers: with the rest of the figures they must fit into one message.
+const TOLD_MAX: usize = 1 << 14;
 
 /// How long one thread has waited, as hosts tell home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,20 @@ impl Fetches {
         told.map(|(&tid, hosts)| Fetched { tid: tid.into(), waited_us: hosts.iter().map(us).collect() })
             .collect()
     }
+
+    /// The same, as home is told of it: those that have waited longest, where there are too many threads to tell of all.
+    pub fn tell(&mut self, there: impl Fn(u64) -> bool) -> Vec<Fetched> {
+        let mut told = self.report(there);
+        told.sort_by_cached_key(|fetched| (Reverse(fetched.waited_us.iter().sum::<u64>()), fetched.tid));
+        let mut numbers = 0;
+        let mut fits = |fetched: &Fetched| {
+            numbers += 1 + fetched.waited_us.len();
+            numbers <= TOLD_MAX
+        };
+        let kept = told.iter().take_while(|fetched| fits(fetched)).count();
+        told.truncate(kept);
+        told
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +77,17 @@ mod tests {
             told,
             [Fetched { tid: 7, waited_us: vec![10, 20] }, Fetched { tid: 8, waited_us: vec![0, 0, 10] }]
         );
+    }
+
+    #[test]
+    fn home_is_told_of_those_that_waited_longest() {
+        let mut fetches = Fetches::default();
+        for thread in 0..10_000 {
+            fetches.came(thread, HostId(1), Duration::from_micros(thread.into()));
+        }
+        let told = fetches.tell(|_| true);
+        assert_eq!(told.len(), TOLD_MAX / 3);
+        assert!((0u64..).zip(&told).all(|(i, fetched)| fetched.tid == 9_999 - i));
     }
 
     #[test]

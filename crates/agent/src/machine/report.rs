@@ -1,5 +1,7 @@
 //! A machine's figures.
 
+use std::cmp::Reverse;
+
 use coherence::HostId;
 use fabric::Fabric;
 use pager::{PAGE, SpaceId, address};
@@ -13,6 +15,8 @@ use crate::rtt;
 use crate::wire;
 
 const HOME: HostId = HostId(0);
+/// Home is told the CPU time of at most so many threads of body processes: a message has an end.
+const BODY_THREADS_MAX: usize = 1 << 13;
 
 impl Machine {
     /// This host's figures.
@@ -27,7 +31,7 @@ impl Machine {
         // Home's own are told by thread.
         let fetches = match self.invitation.me {
             HOME => Vec::new(),
-            _ => state.fetches.report(|tid| bodies.iter().any(|&(body, _)| body == tid)),
+            _ => state.fetches.tell(|tid| bodies.iter().any(|&(body, _)| body == tid)),
         };
         let hot = |(page, moves)| HotPage { page: address(page), space: SpaceId::of(page).0, moves };
         let hot = state.hot.report().into_iter().map(hot).collect();
@@ -71,12 +75,18 @@ impl Machine {
         (0..fabric.hosts()).map(HostId).map(to).collect()
     }
 
-    /// The threads of body processes here, and their CPU time in milliseconds.
+    /// The threads of body processes here, and their CPU time in milliseconds; those with most of it, where they are too many.
     fn body_threads(&self) -> Vec<(u64, u64)> {
         let processes = self.joined.lock().clone();
         let threads = |&pid: &i32| procfs::threads(pid).into_iter().map(move |tid| (pid, tid));
         let times = processes.iter().flat_map(threads);
-        times.filter_map(|(pid, tid)| Some((tid, procfs::cpu_ms(pid, tid)?))).collect()
+        let mut times: Vec<(u64, u64)> =
+            times.filter_map(|(pid, tid)| Some((tid, procfs::cpu_ms(pid, tid)?))).collect();
+        if times.len() > BODY_THREADS_MAX {
+            times.select_nth_unstable_by_key(BODY_THREADS_MAX, |&(_, ms)| Reverse(ms));
+            times.truncate(BODY_THREADS_MAX);
+        }
+        times
     }
 
     /// Where the threads of spread programs are.
