@@ -84,6 +84,17 @@ def test_body_process_dies(hosts: HostsFactory, victim: str) -> None:
     assert processes.names(until_gone(lambda: bodies(made), 5)) == []
 
 
+def test_body_process_is_stopped(hosts: HostsFactory, victim: str) -> None:
+    """Its agent goes on to show that it lives; the threads do not."""
+    made = hosts(3, memory="32M")
+    outcome, took = hurt(made, victim, lambda: os.kill(bodies(made)[0], signal.SIGSTOP))
+    assert outcome.returncode == cli.EXIT_LOST, outcome
+    assert f"the body process of the program was stopped for {LOST_AFTER_S * 1000:.0f} ms" in outcome.complaint[-1]
+    assert took < LOST_AFTER_S + 5, f"{took:.1f} s"
+    assert_nothing_left(made)
+    assert processes.names(until_gone(lambda: bodies(made), 5)) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_program_is_told_to_end(hosts: HostsFactory, victim: str, number: signal.Signals) -> None:
     """^C, and a batch system's word: everything ends everywhere, soon."""

@@ -31,6 +31,18 @@ use crate::priority;
 /// A body process that takes no channel at its door within this time does not get it.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a body process that is stopped is looked at.
+const STOPPED_POLL: Duration = Duration::from_millis(20);
+
+/// How a body process came to its end.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    /// By itself, or somebody killed it.
+    Status(ExitStatus),
+    /// It was stopped for so long, and killed: its threads' deputies would wait for ever.
+    Stopped(Duration),
+}
+
 /// What body processes need of their agent.
 #[derive(Debug)]
 pub struct Nursery {
@@ -102,14 +114,15 @@ impl Bodies {
     }
 
     /// The space's body process, which is started if there is none. `ended` is called once it has ended and is reaped,
-    /// by its keeper.
+    /// by its keeper. One that is stopped (SIGSTOP) for longer than `patience` is killed.
     ///
     /// # Errors
     /// Those of making its descriptors, its keeper and the process.
     pub fn find_or_start(
         &self,
         space: SpaceId,
-        ended: impl FnOnce(ExitStatus) + Send + 'static,
+        patience: Duration,
+        ended: impl FnOnce(Ending) + Send + 'static,
     ) -> io::Result<Arc<Body>> {
         let mut bodies = self.bodies.lock();
         if let Some(body) = bodies.get(&space) {
@@ -126,7 +139,7 @@ impl Bodies {
             drop(command);
             match child {
                 Err(error) => drop(sender.send(Err(error))),
-                Ok(child) => keep(child, &sender, ended),
+                Ok(child) => keep(child, &sender, patience, ended),
             }
         })?;
         let gone = |_| io::Error::other("its keeper ended");
@@ -185,7 +198,12 @@ impl Bodies {
 }
 
 /// A keeper's work.
-fn keep(mut child: Child, sender: &mpsc::Sender<io::Result<OwnedFd>>, ended: impl FnOnce(ExitStatus)) {
+fn keep(
+    mut child: Child,
+    sender: &mpsc::Sender<io::Result<OwnedFd>>,
+    patience: Duration,
+    ended: impl FnOnce(Ending),
+) {
     // SAFETY: a plain system call; the child is not reaped yet, so the id is its own.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) } as RawFd;
     let pidfd = if pidfd < 0 {
@@ -200,10 +218,49 @@ fn keep(mut child: Child, sender: &mpsc::Sender<io::Result<OwnedFd>>, ended: imp
     let started = pidfd.is_ok();
     // Who started it waits for this word.
     let _ = sender.send(pidfd);
-    match child.wait() {
-        Ok(status) if started => ended(status),
+    match watch(&mut child, patience) {
+        Ok(ending) if started => ended(ending),
         Ok(_) => {}
         Err(error) => eprintln!("megalith agent: waiting for a body process: {error}"),
+    }
+}
+
+/// Waits until a body process is reaped, or has been stopped for too long.
+fn watch(child: &mut Child, patience: Duration) -> io::Result<Ending> {
+    loop {
+        if !is_stopped(child, 0)? {
+            return Ok(Ending::Status(child.wait()?));
+        }
+        let deadline = Instant::now() + patience;
+        while is_stopped(child, libc::WNOHANG)? {
+            if Instant::now() >= deadline {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Ending::Stopped(patience));
+            }
+            std::thread::sleep(STOPPED_POLL);
+        }
+    }
+}
+
+/// Whether a child is stopped. With no `options` it waits until that can be said, or the child has ended; with WNOHANG it does
+/// not. (waitid(2); a stop that a debugger has caused is the debugger's affair, and is not seen.)
+fn is_stopped(child: &Child, options: i32) -> io::Result<bool> {
+    let what = if options == 0 { libc::WEXITED | libc::WSTOPPED } else { libc::WSTOPPED };
+    loop {
+        // SAFETY: all zeros is a siginfo_t, and the call writes no more than one. The child is not reaped yet.
+        let (result, code) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let result = libc::waitid(libc::P_PID, child.id(), &raw mut info, what | options | libc::WNOWAIT);
+            (result, info.si_code)
+        };
+        if result == 0 {
+            return Ok(code == libc::CLD_STOPPED);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
 }
 

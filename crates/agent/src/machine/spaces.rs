@@ -1,6 +1,5 @@
 //! A machine's spaces: their body processes on this host, what is freed of them everywhere, and their end.
 
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use fabric::{Fabric, TakeChannel};
 use pager::{PAGE, Source, SpaceId, offset};
 
 use super::{BODIES_TIMEOUT, End, Machine};
+use crate::bodies::Ending;
 use crate::state::{State, home_of};
 use crate::wire;
 
@@ -108,9 +108,10 @@ impl Machine {
             return Err(ended());
         }
         let machine = self.clone();
+        let patience = self.invitation.settings.lost_after;
         let body = self
             .bodies
-            .find_or_start(space, move |status| machine.body_reaped(space, status))
+            .find_or_start(space, patience, move |ending| machine.body_reaped(space, ending))
             .map_err(|error| format!("its body process cannot be started: {error}"))?;
         if self.has_ended() || self.lock().is_closed(space) {
             // It ended before the body process was known.
@@ -125,10 +126,19 @@ impl Machine {
     }
 
     /// The body process of a space has ended; called by its keeper.
-    fn body_reaped(&self, space: SpaceId, status: ExitStatus) {
+    fn body_reaped(&self, space: SpaceId, ending: Ending) {
         self.bodies.forget(space);
-        if !self.body_ended(space) {
-            eprintln!("megalith agent: the body process of space {} ended: {status}", space.0);
+        match ending {
+            Ending::Stopped(time) if !self.lock().is_closed(space) => {
+                let reason =
+                    format!("the body process of the program was stopped for {} ms", time.as_millis());
+                self.end(End::Lost { host: self.invitation.me, reason });
+            }
+            Ending::Stopped(_) => {}
+            Ending::Status(status) if !self.body_ended(space) => {
+                eprintln!("megalith agent: the body process of space {} ended: {status}", space.0);
+            }
+            Ending::Status(_) => {}
         }
         if self.lock().is_closed(space) {
             self.free_space(space);
