@@ -28,6 +28,7 @@ from megalith.sizes import ByteCount
 
 READY_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
+KILL_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -88,8 +89,10 @@ class LocalHosts:
             deadline = time.monotonic() + READY_TIMEOUT_S
             self._members = [self._await_ready(agent, deadline) for agent in self._agents]
         except BaseException:
-            self.kill()
-            self._clean()
+            try:
+                self.kill()
+            finally:
+                self._clean()
             raise
         return self
 
@@ -106,17 +109,27 @@ class LocalHosts:
                 with suppress(subprocess.TimeoutExpired):
                     agent.process.wait(max(0.0, deadline - time.monotonic()))
         finally:
-            self.kill()
-            self._clean()
+            try:
+                self.kill()
+            finally:
+                self._clean()
 
     def kill(self) -> None:
-        """Ends the agents at once, be they stopped, stuck or dead."""
+        """Ends the agents at once, be they stopped, stuck or dead.
+
+        Raises ``AgentError`` if the kernel does not end one within 10 s (it waits for a device, say).
+        """
         for agent in self._agents:
             if agent.process.poll() is None:
                 self._killed.add(agent.name)
                 agent.process.kill()
+        deadline = time.monotonic() + KILL_TIMEOUT_S
         for agent in self._agents:
-            agent.process.wait()
+            try:
+                agent.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                where = f"process {agent.process.pid}, the agent of {agent.name},"
+                raise AgentError(f"{where} does not end although it was killed") from None
 
     def obituary(self, name: str) -> str | None:
         """How the agent of host ``name`` ended, if it has done so by itself."""

@@ -1,7 +1,9 @@
 """What cannot be started is said in one line, with the exit code that tells why."""
 
+import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,52 @@ def test_agent_address_is_taken(hosts: HostsFactory) -> None:
     assert outcome.returncode == 1, outcome
     assert len(outcome.complaint) == 1, outcome.complaint
     assert made.home.address in outcome.complaint[0]
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_agent_directory_is_taken(hosts: HostsFactory, state: str) -> None:
+    """Also by an agent that is stopped, and whose queue of connections is full."""
+    made = hosts(1, memory="16M", namespaces=False)
+    waiting = []
+    if state == "stopped":
+        made.kill(made.home.name, signal.SIGSTOP)
+        waiting = fill(made.home.directory / "control.sock")
+    outcome = made.command_on(
+        made.home,
+        cli.command(
+            *("agent", "--name", "x", "--listen", "127.0.0.1:0", "--memory", "16M"),
+            *("--dir", str(made.home.directory)),
+        ),
+        timeout=20,
+    )
+    assert outcome.returncode == 1, outcome
+    assert len(outcome.complaint) == 1, outcome.complaint
+    assert "another agent is running there" in outcome.complaint[0]
+    for connection in waiting:
+        connection.close()
+    made.kill(made.home.name, signal.SIGCONT)
+
+
+def fill(path: Path) -> list[socket.socket]:
+    """Connections that nobody takes, so many that there is no room for one more."""
+    made: list[socket.socket] = []
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:
+            connection.close()
+            return made
+        made.append(connection)
+
+
+def test_who_wants_nothing_of_an_agent_is_let_go(hosts: HostsFactory) -> None:
+    """There are places for 128 that say what they want."""
+    made = hosts(1, memory="16M", namespaces=False)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(8)
+        connection.connect(str(made.home.directory / "control.sock"))
+        begun = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 4 < time.monotonic() - begun < 7

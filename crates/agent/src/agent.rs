@@ -215,14 +215,26 @@ impl Drop for Sockets {
 
 /// A socket that nobody listens on is left from an agent that was killed.
 fn remove_dead_socket(path: &Path) -> Result<(), AgentError> {
-    use std::os::unix::net::UnixStream;
+    let failed = |source| AgentError::Path { path: path.to_owned(), source };
     if !path.exists() {
         return Ok(());
     }
-    if path.ends_with("control.sock") && UnixStream::connect(path).is_ok() {
+    if path.ends_with("control.sock") && somebody_listens(path).map_err(failed)? {
         return Err(AgentError::InUse(path.to_owned()));
     }
-    std::fs::remove_file(path).map_err(|source| AgentError::Path { path: path.to_owned(), source })
+    std::fs::remove_file(path).map_err(failed)
+}
+
+/// Whether a socket has a listener, be it one that takes nobody. It does not wait for that.
+fn somebody_listens(path: &Path) -> io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        // Its queue is full.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(_) => Ok(false),
+    }
 }
 
 fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -21,6 +21,8 @@ use crate::wire;
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// So long the last figures of the other hosts are waited for.
 const FIGURES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Who connects says within this time what it wants; its place may be needed for others.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
@@ -116,8 +118,15 @@ pub fn read_all(text: &[u8], epoch: Epoch) {
 pub fn serve(agent: &Agent, stream: UnixStream) {
     let Ok(reading) = stream.try_clone() else { return };
     let mut lines = Lines(BufReader::new(reading));
+    if stream.set_read_timeout(Some(PATIENCE)).is_err() {
+        return;
+    }
+    let first = lines.next();
+    if stream.set_read_timeout(None).is_err() {
+        return;
+    }
     let mut out = Out(stream);
-    let open = match lines.next() {
+    let open = match first {
         Some(Ok(Order::Open(open))) => open,
         Some(Ok(Order::Close | Order::Move(_))) | None => return,
         Some(Err(why)) => return out.failed("refused", None, &why),

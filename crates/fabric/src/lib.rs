@@ -36,6 +36,7 @@ mod wire;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use channel::TakeChannel;
 pub use coherence::{Epoch, HostId};
@@ -86,6 +87,12 @@ pub trait Inbox: Send + Sync {
     /// `host` closed the machine on purpose; nothing more comes from it.
     fn goodbye(&self, host: HostId) {
         let _ = host;
+    }
+    /// Whether what is told here is still being handled; found out within about `time`. While it is not, this host gives no
+    /// signs of life, so that the others do not wait for it for ever.
+    fn gets_on(&self, time: Duration) -> bool {
+        let _ = time;
+        true
     }
 }
 

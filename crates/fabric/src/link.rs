@@ -237,8 +237,8 @@ impl Link {
         self.wake();
     }
 
-    /// The I/O thread: finishes what callers could not write, and gives signs of life.
-    pub(crate) fn run(&self, heartbeat: Duration) {
+    /// The I/O thread: finishes what callers could not write, and gives signs of life while the agent `gets_on`.
+    pub(crate) fn run(&self, heartbeat: Duration, gets_on: impl Fn(Duration) -> bool) {
         let mut batch: Option<Batch> = None;
         while !self.stop.load(Ordering::Acquire) {
             let since = self.now_ms().saturating_sub(self.last_sent_ms.load(Ordering::Relaxed));
@@ -247,7 +247,7 @@ impl Link {
                 batch = self.take_over();
             }
             if batch.is_none() {
-                if due.is_zero() {
+                if due.is_zero() && gets_on(heartbeat) {
                     self.push(Kind::KeepAlive, &[]);
                     self.flush();
                 }

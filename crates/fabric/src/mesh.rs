@@ -362,10 +362,10 @@ impl Core {
 
     fn start(self: &Arc<Self>, link: &Arc<Link>, inbox: Arc<dyn Inbox>, phase: &mut Phase) -> io::Result<()> {
         let writer = {
-            let (link, heartbeat) = (link.clone(), self.invitation.settings.heartbeat);
+            let (link, heartbeat, inbox) = (link.clone(), self.invitation.settings.heartbeat, inbox.clone());
             thread::Builder::new()
                 .name(format!("fabric-tx-{}", link.host.0))
-                .spawn(move || link.run(heartbeat))?
+                .spawn(move || link.run(heartbeat, |time| inbox.gets_on(time)))?
         };
         lock(&self.threads).push(writer);
         let reader = {

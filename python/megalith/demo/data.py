@@ -21,6 +21,7 @@ _ECOLI: Final = Path("/usr/share/doc/ragout/examples/E.Coli/references/MG1655-K1
 _READ_BASES: Final = 100
 _FRAGMENT_BASES: Final = 300
 _SEED: Final = 1
+_SIMULATE_TIMEOUT_S: Final = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,12 @@ def _simulated(coverage: int, directory: Path) -> Reads:
     command = ["art_illumina", "-q", "-na", "-p", "-ss", "HS20", "-i", str(reference), "-o", str(directory / "reads")]
     command += ["-l", str(_READ_BASES), "-f", str(coverage), "-m", str(_FRAGMENT_BASES), "-s", "30"]
     command += ["-rs", str(_SEED)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=_SIMULATE_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise MegalithError(f"art_illumina has not ended within {_SIMULATE_TIMEOUT_S} s") from None
     if done.returncode != 0 or not reads.second.exists():
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise MegalithError(f"art_illumina ended with {done.returncode}: {last}")

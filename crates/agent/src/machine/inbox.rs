@@ -1,7 +1,7 @@
 //! What other hosts say to a machine: the fabric's way in.
 
 use std::sync::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Lost};
@@ -149,6 +149,10 @@ impl Inbox for Mailbox {
         burst.extend_from_slice(bytes);
     }
 
+    fn gets_on(&self, time: Duration) -> bool {
+        self.0.upgrade().is_none_or(|machine| machine.gets_on(time))
+    }
+
     fn drained(&self, from: HostId) {
         if let Some(machine) = self.0.upgrade() {
             machine.handle_burst(from);
@@ -184,8 +188,7 @@ mod tests {
     use super::*;
     use crate::bodies::Nursery;
 
-    #[test]
-    fn who_sends_without_end_before_the_machine_stands_is_lost() {
+    fn machine() -> (Arc<Machine>, mpsc::Receiver<End>) {
         let member = |name: &str| Member { name: name.into(), address: format!("{name}:1") };
         let second = Duration::from_secs(1);
         let invitation = Invitation {
@@ -199,6 +202,12 @@ mod tests {
         let nursery = Arc::new(Nursery::new(b"", "/nowhere".into()));
         let machine = Machine::new(invitation, Arc::new(Budget::new(32 << 20)), nursery, sender)
             .expect("there is memory");
+        (machine, ends)
+    }
+
+    #[test]
+    fn who_sends_without_end_before_the_machine_stands_is_lost() {
+        let (machine, ends) = machine();
         let mailbox = Mailbox(Arc::downgrade(&machine));
         let message = vec![0; 1 << 20];
         for _ in 0..BURST_BYTES_MAX / (message.len() + 4) {
@@ -210,5 +219,25 @@ mod tests {
         let end = ends.try_recv();
         assert!(matches!(&end, Ok(End::Lost { host: HostId(1), .. })), "{end:?}");
         assert!(machine.bursts[1].lock().len() <= BURST_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_thread_that_is_stuck_is_noticed() {
+        let (machine, _ends) = machine();
+        let mailbox = Mailbox(Arc::downgrade(&machine));
+        let time = Duration::from_millis(100);
+        assert!(mailbox.gets_on(time));
+        let stuck = machine.lock();
+        std::thread::scope(|scope| {
+            assert!(!scope.spawn(|| mailbox.gets_on(time)).join().expect("it looked"))
+        });
+        drop(stuck);
+        assert!(mailbox.gets_on(time));
+        let stuck = machine.bursts[1].lock();
+        std::thread::scope(|scope| {
+            assert!(!scope.spawn(|| mailbox.gets_on(time)).join().expect("it looked"))
+        });
+        drop(stuck);
+        machine.end(End::Closed);
     }
 }

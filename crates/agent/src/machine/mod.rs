@@ -172,6 +172,14 @@ impl Machine {
         }
     }
 
+    /// Whether nobody has kept what all wait for here, a lock, for as long as `time`: a thread that is stuck with it (in a system
+    /// call that does not return, say) must not make other hosts wait for ever.
+    pub fn gets_on(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        self.bursts.iter().all(|burst| burst.try_lock_until(deadline).is_some())
+            && self.state.try_lock_until(deadline).is_some()
+    }
+
     /// Whether the machine has ended.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)

@@ -2,6 +2,7 @@
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,19 @@ fn a_host_whose_sockets_close_is_lost_at_once_and_once() {
     thread::sleep(SETTINGS.heartbeat * 3);
     assert_eq!(recorders[0].losses(), 1);
     mesh.shutdown();
+}
+
+/// Its threads live, and what it is told is not handled any more.
+#[test]
+fn a_host_that_does_not_get_on_is_lost() {
+    let (recorders, hall) = Hall::recorders(2);
+    let meshes = hall.open();
+    thread::sleep(SETTINGS.lost_after + SETTINGS.heartbeat);
+    assert_eq!(recorders[0].losses(), 0, "a host that says nothing gives signs of life");
+    recorders[1].stuck.store(true, Ordering::Relaxed);
+    let (_, reason) = recorders[0].wait_lost(HostId(1));
+    assert_eq!(reason, Lost::Silent(SETTINGS.lost_after));
+    shutdown(&meshes);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Hosts for tests: an inbox that records, an agent that joins, and a whole mesh of them in one process.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub enum Told {
 #[derive(Default)]
 pub struct Recorder {
     pub told: Watched<Vec<Told>>,
+    /// It does not get on any more.
+    pub stuck: AtomicBool,
 }
 
 impl Recorder {
@@ -92,6 +95,9 @@ impl Inbox for Recorder {
         self.told.change(|told| told.push(Told::Message(from, bytes.to_vec())));
     }
     fn drained(&self, _from: HostId) {}
+    fn gets_on(&self, _time: Duration) -> bool {
+        !self.stuck.load(Ordering::Relaxed)
+    }
     fn lost(&self, host: HostId, reason: Lost) {
         self.told.change(|told| told.push(Told::Lost(host, reason)));
     }
