@@ -38,7 +38,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 mkdir -p "$LOGS"
 
 run_loom() {
-    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p megalith-runtime --test word
+    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p megalith-runtime --lib word
 }
 
 run_miri() {
