@@ -84,7 +84,12 @@ def _simulated(coverage: int, directory: Path) -> Reads:
     command += ["-rs", str(_SEED)]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=_SIMULATE_TIMEOUT_S
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=_SIMULATE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise MegalithError(f"art_illumina has not ended within {_SIMULATE_TIMEOUT_S} s") from None
