@@ -8,8 +8,9 @@ what it could), and whatever else loads the host. Then, in this order:
 2. A process that is spread and gets no more CPU time than before comes home: spreading does not pay.
 3. A process whose threads home has had room for, all of them, for a while comes home: calls are cheaper there. Those
    that are with their data stay.
-4. A thread that waits for pages of other hosts, most of them of one, goes there, if that one has a CPU with time left. Pages
-   that go back there as soon as they have come are nobody's data: they are fought over, or shared and worth it (rules 1, 2).
+4. A thread that waits for pages of other hosts, most of them of one, goes there, if that one has a CPU with time left.
+   Pages that go back there as soon as they have come are nobody's data: they are fought over, or shared and worth it
+   (rules 1, 2).
 5. Where more CPUs are wanted than a host has, busy threads go to hosts with idle ones.
 
 Against restlessness: a want must be seen twice; no thread is ordered about more than once in `STILL_S`; a process that
