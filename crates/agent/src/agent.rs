@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use fabric::{
-    ClusterId, Fabric, FabricError, Host, HostId, Inbox, Invitation, Listener, MachineId, TakeChannel,
-    TcpMesh,
+    ClusterId, Fabric, FabricError, Host, HostId, Inbox, Invitation, Keys, KeysError, Listener, MachineId,
+    TakeChannel, TcpMesh,
 };
 use pager::Budget;
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use crate::bodies::Nursery;
 use crate::clients::{self, ClientListener};
 use crate::control;
+use crate::credentials;
 use crate::machine::{End, Machine, Mailbox};
 use crate::places::Places;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub budget: u64,
     /// Agents of another cluster are refused.
     pub cluster: ClusterId,
+    /// Where this host's keys are; without, what goes between hosts is plaintext, and anybody may say he is one.
+    pub keys: Option<PathBuf>,
     /// The executable of body processes (docs/spread.md).
     pub runtime: &'static [u8],
 }
@@ -68,6 +72,8 @@ pub enum AgentError {
     Budget(u64),
     /// The fabric's listener.
     Fabric(FabricError),
+    /// The host's keys.
+    Keys(KeysError),
     /// A file or socket of the agent's directory.
     Path {
         /// Which.
@@ -90,6 +96,7 @@ impl fmt::Display for AgentError {
                 BUDGET_BYTES_MIN >> 20
             ),
             Self::Fabric(error) => error.fmt(f),
+            Self::Keys(error) => error.fmt(f),
             Self::Path { path, source } => write!(f, "{}: {source}", path.display()),
             Self::InUse(path) => {
                 write!(
@@ -107,6 +114,7 @@ impl std::error::Error for AgentError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Fabric(error) => Some(error),
+            Self::Keys(error) => Some(error),
             Self::Path { source, .. } | Self::Descriptor(source) => Some(source),
             Self::Budget(_) | Self::InUse(_) => None,
         }
@@ -139,6 +147,10 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
     if config.budget < BUDGET_BYTES_MIN {
         return Err(AgentError::Budget(config.budget));
     }
+    let keys = match &config.keys {
+        Some(directory) => Some(Arc::new(Keys::open(directory, &config.name).map_err(AgentError::Keys)?)),
+        None => None,
+    };
     crate::priority::raise();
     let at = |path: &Path| {
         let path = path.to_owned();
@@ -163,7 +175,7 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
         listener: OnceLock::new(),
         me: me.clone(),
     });
-    let listener = Listener::bind(&config.listen, config.cluster, agent.clone() as Arc<dyn Host>)
+    let listener = Listener::bind(&config.listen, config.cluster, keys, agent.clone() as Arc<dyn Host>)
         .map_err(AgentError::Fabric)?;
     let address = listener.address();
     assert!(agent.listener.set(listener).is_ok(), "just made");
@@ -267,6 +279,9 @@ fn accept_control(agent: &Arc<Agent>, listener: &UnixListener) {
                 _ => return,
             },
         };
+        if !credentials::are_ours(stream.as_fd()) {
+            continue;
+        }
         let Some(place) = places.take() else {
             control::refuse(
                 stream,
@@ -288,6 +303,9 @@ fn accept_control(agent: &Arc<Agent>, listener: &UnixListener) {
 fn accept_clients(agent: &Arc<Agent>, listener: &ClientListener) {
     let places = Places::new(CLIENTS_MAX);
     while let Some(connection) = listener.accept() {
+        if !credentials::are_ours(connection.as_fd()) {
+            continue;
+        }
         let Some(place) = places.take() else {
             clients::refuse(&connection, libc::EAGAIN);
             continue;
@@ -400,6 +418,10 @@ impl Host for Agent {
     fn channel(&self, id: MachineId, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
         let machine = self.machine(id).ok_or_else(|| format!("machine {id} is not here"))?;
         machine.channel(from, words)
+    }
+
+    fn stranger(&self, address: IpAddr, reason: &str) {
+        eprintln!("megalith agent: {address} was not let in: {reason}");
     }
 
     fn joined(&self, id: MachineId, fabric: Arc<TcpMesh>) {

@@ -11,7 +11,6 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -89,7 +88,7 @@ impl Body {
     ///
     /// # Errors
     /// Those of sendmsg(2).
-    pub fn hand(&self, kind: u64, socket: &TcpStream) -> io::Result<()> {
+    pub fn hand(&self, kind: u64, socket: &OwnedFd) -> io::Result<()> {
         self.door.request(Request { op: Op::Channel as u64, args: [kind, 0, 0, 0] }, Some(socket.as_fd()))
     }
 

@@ -10,6 +10,7 @@ mod agent;
 mod bodies;
 mod clients;
 mod control;
+mod credentials;
 mod dwell;
 mod evictor;
 mod fetches;

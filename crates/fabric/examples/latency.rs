@@ -1,4 +1,4 @@
-//! How fast the fabric is, beside plain sockets in the same run: `cargo run --release -p megalith-fabric --example latency`.
+//! How fast the fabric is, with TLS and without, beside plain sockets in the same run: `cargo run --release -p megalith-fabric --example latency`.
 //!
 //! Ping-pong: 64 bytes there, 4 KiB back, median and 99th percentile of the round trip. Stream: 4 KiB messages one way.
 //! Both ends are in this process, over loopback; what is compared is interleaved, round by round.
@@ -8,13 +8,14 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use megalith_fabric::{
-    ClusterId, Epoch, Fabric, Host, HostId, Inbox, Invitation, Listener, Lost, MachineId, Member, Settings,
-    TcpMesh,
+    ANCHORS_FILE, CERTIFICATE_FILE, ClusterId, Epoch, Fabric, Host, HostId, Inbox, Invitation, KEY_FILE,
+    Keys, Listener, Lost, MachineId, Member, Settings, TcpMesh,
 };
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 const ROUNDS: usize = 7;
 const PINGS: usize = 4000;
@@ -127,80 +128,129 @@ impl Plain {
     }
 }
 
-fn ping(home: &TcpMesh, pager: &Pager, arrived: &Receiver<()>) -> Duration {
-    let before = pager.pages.load(Ordering::Acquire);
-    let begin = Instant::now();
-    home.send(HostId(1), &[&[1; PING]]);
-    home.flush();
-    while pager.pages.load(Ordering::Acquire) == before {
-        arrived.recv().expect("the page comes");
-    }
-    begin.elapsed()
+/// A machine of two hosts.
+struct Pair {
+    home: Arc<TcpMesh>,
+    pagers: [Arc<Pager>; 2],
+    arrived: Receiver<()>,
+    _listeners: [Listener; 2],
 }
 
-fn stream(home: &TcpMesh, far: &Pager) -> f64 {
-    let pages = STREAM_BYTES / PAGE as u64;
-    let target = far.pages.load(Ordering::Acquire) + pages;
-    let page = vec![1; PAGE];
-    let begin = Instant::now();
-    for number in 0..pages {
-        home.send(HostId(1), &[&page]);
-        if number % 32 == 31 {
-            home.flush();
-            while home.backlog(HostId(1)) > BACKLOG_MAX {
-                thread::yield_now();
+impl Pair {
+    fn new(machine: MachineId, keys: [Option<Arc<Keys>>; 2]) -> Pair {
+        let cluster = ClusterId([1; 16]);
+        let pagers = [Arc::new(Pager::default()), Arc::new(Pager::default())];
+        let agents = [Arc::new(Agent("a", pagers[0].clone())), Arc::new(Agent("b", pagers[1].clone()))];
+        let listeners = [0, 1].map(|at: usize| {
+            Listener::bind("127.0.0.1:0", cluster, keys[at].clone(), agents[at].clone()).expect("loopback")
+        });
+        let member =
+            |at: usize| Member { name: agents[at].0.into(), address: listeners[at].address().to_string() };
+        let invitation = Invitation {
+            machine,
+            epoch: Epoch(1),
+            me: HostId(0),
+            members: vec![member(0), member(1)],
+            settings: Settings {
+                heartbeat: Duration::from_millis(500),
+                lost_after: Duration::from_secs(3),
+                join_timeout: Duration::from_secs(5),
+            },
+        };
+        let home = TcpMesh::open(&listeners[0], invitation, pagers[0].clone()).expect("the mesh stands");
+        assert!(pagers[0].mesh.set(home.clone()).is_ok());
+        let (sender, arrived) = channel();
+        *pagers[0].arrived.lock().expect("no panic") = Some(sender);
+        Pair { home, pagers, arrived, _listeners: listeners }
+    }
+
+    fn ping(&self) -> Duration {
+        let pages = &self.pagers[0].pages;
+        let before = pages.load(Ordering::Acquire);
+        let begin = Instant::now();
+        self.home.send(HostId(1), &[&[1; PING]]);
+        self.home.flush();
+        while pages.load(Ordering::Acquire) == before {
+            self.arrived.recv().expect("the page comes");
+        }
+        begin.elapsed()
+    }
+
+    fn stream(&self) -> f64 {
+        let (home, far) = (&self.home, &self.pagers[1]);
+        let pages = STREAM_BYTES / PAGE as u64;
+        let target = far.pages.load(Ordering::Acquire) + pages;
+        let page = vec![1; PAGE];
+        let begin = Instant::now();
+        for number in 0..pages {
+            home.send(HostId(1), &[&page]);
+            if number % 32 == 31 {
+                home.flush();
+                while home.backlog(HostId(1)) > BACKLOG_MAX {
+                    thread::yield_now();
+                }
             }
         }
+        home.flush();
+        while far.pages.load(Ordering::Acquire) < target {
+            thread::sleep(Duration::from_micros(100));
+        }
+        STREAM_BYTES as f64 / begin.elapsed().as_secs_f64() / 1e9
     }
-    home.flush();
-    while far.pages.load(Ordering::Acquire) < target {
-        thread::sleep(Duration::from_micros(100));
-    }
-    STREAM_BYTES as f64 / begin.elapsed().as_secs_f64() / 1e9
+}
+
+/// Keys of two hosts of one cluster.
+fn keys() -> [Option<Arc<Keys>>; 2] {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("randomness");
+    let anchor = params.self_signed(&key).expect("its own").pem();
+    let issuer = Issuer::new(params, key);
+    ["a", "b"].map(|name| {
+        let key = KeyPair::generate().expect("randomness");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let directory = std::env::temp_dir().join(format!("megalith-latency-{}-{name}", std::process::id()));
+        fs::create_dir(&directory).expect("it is new");
+        let write = |file, text: &str| fs::write(directory.join(file), text).expect("a directory of ours");
+        write(ANCHORS_FILE, &anchor);
+        write(CERTIFICATE_FILE, &params.signed_by(&key, &issuer).expect("signed").pem());
+        write(KEY_FILE, &key.serialize_pem());
+        fs::set_permissions(directory.join(KEY_FILE), fs::Permissions::from_mode(0o600)).expect("our file");
+        Some(Arc::new(Keys::open(&directory, name).expect("good keys")))
+    })
 }
 
 fn main() {
-    let cluster = ClusterId([1; 16]);
-    let pagers = [Arc::new(Pager::default()), Arc::new(Pager::default())];
-    let agents = [Arc::new(Agent("a", pagers[0].clone())), Arc::new(Agent("b", pagers[1].clone()))];
-    let listeners = agents
-        .each_ref()
-        .map(|agent| Listener::bind("127.0.0.1:0", cluster, agent.clone()).expect("loopback"));
-    let member =
-        |at: usize| Member { name: agents[at].0.into(), address: listeners[at].address().to_string() };
-    let invitation = Invitation {
-        machine: MachineId(1),
-        epoch: Epoch(1),
-        me: HostId(0),
-        members: vec![member(0), member(1)],
-        settings: Settings {
-            heartbeat: Duration::from_millis(500),
-            lost_after: Duration::from_secs(3),
-            join_timeout: Duration::from_secs(5),
-        },
-    };
-    let home = TcpMesh::open(&listeners[0], invitation, pagers[0].clone()).expect("the mesh stands");
-    assert!(pagers[0].mesh.set(home.clone()).is_ok());
-    let (sender, arrived) = channel();
-    *pagers[0].arrived.lock().expect("no panic") = Some(sender);
-
+    let (open, sealed) = (Pair::new(MachineId(1), [None, None]), Pair::new(MachineId(2), keys()));
+    for name in ["a", "b"] {
+        let directory = std::env::temp_dir().join(format!("megalith-latency-{}-{name}", std::process::id()));
+        fs::remove_dir_all(directory).expect("ours");
+    }
     let mut plain = Plain::new();
-    let (mut fabric_pings, mut plain_pings) = (Vec::new(), Vec::new());
-    let (mut fabric_rates, mut small, mut large) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut plain_pings, mut open_pings, mut sealed_pings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut small, mut large, mut open_rates, mut sealed_rates) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         plain_pings.extend((0..PINGS).map(|_| plain.ping()));
-        fabric_pings.extend((0..PINGS).map(|_| ping(&home, &pagers[0], &arrived)));
-        fabric_rates.push(stream(&home, &pagers[1]));
+        open_pings.extend((0..PINGS).map(|_| open.ping()));
+        sealed_pings.extend((0..PINGS).map(|_| sealed.ping()));
+        open_rates.push(open.stream());
+        sealed_rates.push(sealed.stream());
         small.push(Plain::stream(PAGE));
         large.push(Plain::stream(128 << 10));
     }
-    let (plain, fabric) = (median(plain_pings), median(fabric_pings));
+    let (plain, unsealed, tls) = (median(plain_pings), median(open_pings), median(sealed_pings));
     println!("64 B -> 4 KiB round trip, µs (median, 99 %)");
     println!("  plain sockets, blocking, 2 threads     {:8.1} {:8.1}", plain.0, plain.1);
-    println!("  fabric, page handed to a third thread  {:8.1} {:8.1}", fabric.0, fabric.1);
+    println!("  fabric, page handed to a third thread  {:8.1} {:8.1}", unsealed.0, unsealed.1);
+    println!("  the same with TLS                      {:8.1} {:8.1}", tls.0, tls.1);
     println!("stream, GB/s (median of {ROUNDS})");
     println!("  plain socket, 4 KiB writes             {:8.2}", middle(small));
     println!("  plain socket, 128 KiB writes           {:8.2}", middle(large));
-    println!("  fabric, 4 KiB messages, flush each 32  {:8.2}", middle(fabric_rates));
-    home.shutdown();
+    println!("  fabric, 4 KiB messages, flush each 32  {:8.2}", middle(open_rates));
+    println!("  the same with TLS                      {:8.2}", middle(sealed_rates));
+    open.home.shutdown();
+    sealed.home.shutdown();
 }

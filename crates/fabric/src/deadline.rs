@@ -28,14 +28,23 @@ impl Deadline {
         self.left().ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))
     }
 
-    /// Fills `bytes` from `socket`; `TimedOut` at the deadline, however slowly bytes trickle in.
-    pub(crate) fn read_exact(self, mut socket: &TcpStream, mut bytes: &mut [u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
+    /// Reads what comes next from `socket`, at most what `bytes` takes: 0 at its end, `TimedOut` at the deadline.
+    pub(crate) fn read(self, mut socket: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
             socket.set_read_timeout(Some(self.left_or_timeout()?))?;
             match socket.read(bytes) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => bytes = &mut bytes[count..],
+                Ok(count) => return Ok(count),
                 Err(error) => retry(error)?,
+            }
+        }
+    }
+
+    /// Fills `bytes` from `socket`; `TimedOut` at the deadline, however slowly bytes trickle in.
+    pub(crate) fn read_exact(self, socket: &TcpStream, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.read(socket, bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => bytes = &mut bytes[count..],
             }
         }
         Ok(())

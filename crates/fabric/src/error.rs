@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::tls::Trouble;
+
 /// Why a machine's fabric did not come about.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -24,6 +26,8 @@ pub enum FabricError {
     Refused { host: String, reason: String },
     /// The agent at `host`'s address goes by another name.
     Name { host: String, expected: String, actual: String },
+    /// The keys of the two do not fit.
+    Keys { host: String, trouble: Trouble },
     /// A step of the joining did not end in time.
     Timeout { host: String, address: String, after: Duration, step: &'static str },
     /// Host `by` cannot link with `host`; `kind` is as [`FabricError::kind`].
@@ -33,11 +37,12 @@ pub enum FabricError {
 }
 
 /// The kinds of failure that travel between hosts; a kind's place is its number on the wire.
-pub(crate) const KINDS: [&str; 6] = ["unreachable", "version", "cluster", "refused", "name", "timeout"];
+pub(crate) const KINDS: [&str; 7] =
+    ["unreachable", "version", "cluster", "refused", "name", "timeout", "keys"];
 
 impl FabricError {
-    /// The class of failure: `"unreachable"`, `"version"`, `"cluster"`, `"refused"`, `"name"`, `"timeout"`, or
-    /// `"bind"` (of [`Listener::bind`](crate::Listener::bind) only).
+    /// The class of failure: `"unreachable"`, `"version"`, `"cluster"`, `"refused"`, `"name"`, `"timeout"`,
+    /// `"keys"`, or `"bind"` (of [`Listener::bind`](crate::Listener::bind) only).
     pub fn kind(&self) -> &'static str {
         match self {
             FabricError::Bind { .. } => "bind",
@@ -46,6 +51,7 @@ impl FabricError {
             FabricError::Cluster { .. } => "cluster",
             FabricError::Refused { .. } | FabricError::Invitation { .. } => "refused",
             FabricError::Name { .. } => "name",
+            FabricError::Keys { .. } => "keys",
             FabricError::Timeout { .. } => "timeout",
             FabricError::Between { kind, .. } => kind,
         }
@@ -60,6 +66,7 @@ impl FabricError {
             | FabricError::Cluster { host }
             | FabricError::Refused { host, .. }
             | FabricError::Name { host, .. }
+            | FabricError::Keys { host, .. }
             | FabricError::Timeout { host, .. }
             | FabricError::Between { host, .. }
             | FabricError::Lost { host, .. } => Some(host),
@@ -95,6 +102,7 @@ impl fmt::Display for FabricError {
                 f,
                 "host {host}: the agent at its address is named {actual}, not {expected}; mend the hosts file or the agent's name"
             ),
+            FabricError::Keys { host, trouble } => write!(f, "host {host}: {trouble}"),
             FabricError::Timeout { host, address, after, step } => write!(
                 f,
                 "host {host} ({address}): {step} within {} ms; see whether its agent is stopped or a firewall drops packets",
@@ -130,12 +138,23 @@ pub enum Lost {
     Silent(Duration),
     /// It sent bytes that are no frame (the word that was none).
     Garbage(u32),
+    /// What came is not what was sent, or it ended TLS; what of it.
+    Tls(String),
     /// More bytes than this wait for it to take them.
     Overrun(usize),
     /// The machine did not stand within this time.
     NotJoined(Duration),
     /// It closed the machine before it stood.
     Withdrawn,
+}
+
+impl From<&io::Error> for Lost {
+    fn from(error: &io::Error) -> Lost {
+        match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+            Some(error) => Lost::Tls(error.to_string()),
+            None => Lost::Broken(error.kind()),
+        }
+    }
 }
 
 impl fmt::Display for Lost {
@@ -145,6 +164,7 @@ impl fmt::Display for Lost {
             Lost::Broken(kind) => write!(f, "connection broken: {kind}"),
             Lost::Silent(after) => write!(f, "no sign of life for {} ms", after.as_millis()),
             Lost::Garbage(word) => write!(f, "it sent bytes that are no frame ({word:#010x})"),
+            Lost::Tls(what) => write!(f, "the TLS stream is broken: {what}"),
             Lost::Overrun(bytes) => {
                 write!(f, "it does not take what it is sent: more than {} MiB wait", bytes >> 20)
             }

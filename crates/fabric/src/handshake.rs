@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,10 +12,12 @@ use rustix::net::sockopt;
 use crate::channel;
 use crate::deadline::Deadline;
 use crate::error::{FabricError, Lost};
-use crate::invitation::{ClusterId, Invitation, Member, Settings};
+use crate::invitation::{Invitation, Member, Settings};
 use crate::listener::Shared;
 use crate::mesh::{Core, TcpMesh};
 use crate::registry::Entry;
+use crate::stream::{Failure, Stream};
+use crate::tls::Trouble;
 use crate::wire::{
     BODY_BYTES_MAX, Hello, PREAMBLE_BYTES, PROTOCOL_VERSION, Preamble, REPLY_HEADER_BYTES, Reply,
     decode_body, encode_hello,
@@ -24,23 +26,24 @@ use crate::wire::{
 /// Socket buffers where the kernel allows them.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
-/// Connects to host `to` and shows the invitation; the socket of an accepted link.
-pub(crate) fn dial(
-    cluster: ClusterId,
-    invitation: &Invitation,
-    to: HostId,
-    deadline: Deadline,
-) -> Result<TcpStream, FabricError> {
-    greet(invitation, to, &encode_hello(cluster, invitation, to), deadline)
+/// How every TLS alert begins that is sent to one who speaks something else.
+const ALERT: [u8; 2] = [21, 3];
+/// How TLS begins.
+const CLIENT_HELLO: [u8; 2] = [22, 3];
+
+/// Connects to host `to` and shows the invitation; the stream of an accepted link.
+pub(crate) fn dial(core: &Core, to: HostId, deadline: Deadline) -> Result<Stream, FabricError> {
+    greet(core, to, &encode_hello(core.cluster(), &core.invitation, to), deadline)
 }
 
-/// Connects to host `to` and says `hello`; the socket, if the peer accepts.
+/// Connects to host `to` and says `hello`; the stream, if the peer accepts.
 pub(crate) fn greet(
-    invitation: &Invitation,
+    core: &Core,
     to: HostId,
     hello: &[u8],
     deadline: Deadline,
-) -> Result<TcpStream, FabricError> {
+) -> Result<Stream, FabricError> {
+    let invitation = &core.invitation;
     let Member { name: host, address } = invitation.member(to).clone();
     let failed = |step: &'static str| {
         let (host, address, after) = (host.clone(), address.clone(), invitation.settings.join_timeout);
@@ -52,10 +55,22 @@ pub(crate) fn greet(
         }
     };
     let socket = connect(&address, deadline).map_err(failed("did not answer a connection request"))?;
-    let reply = exchange(&socket, hello, deadline)
-        .map_err(failed("took the connection but did not answer the handshake"))?;
+    let refused = |failure: Failure| match failure.trouble() {
+        Ok(trouble) => FabricError::Keys { host: host.clone(), trouble },
+        Err(error) => failed("took the connection but did not answer the handshake")(error),
+    };
+    let stream = socket
+        .set_nodelay(true)
+        .map_err(Failure::from)
+        .and_then(|()| Stream::dial(socket, core.keys(), &host, deadline))
+        .map_err(refused)?;
+    let reply = match exchange(&stream, hello, deadline) {
+        Ok(Some(reply)) => reply,
+        Ok(None) => return Err(FabricError::Keys { host, trouble: Trouble::WeHaveNone }),
+        Err(error) => return Err(refused(error.into())),
+    };
     match reply {
-        Reply::Accepted => Ok(socket),
+        Reply::Accepted => Ok(stream),
         Reply::Version(theirs) => Err(FabricError::Version { host, ours: PROTOCOL_VERSION, theirs }),
         Reply::Cluster => Err(FabricError::Cluster { host }),
         Reply::Refused(reason) => Err(FabricError::Refused { host, reason }),
@@ -75,58 +90,90 @@ fn connect(address: &str, deadline: Deadline) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-fn exchange(socket: &TcpStream, hello: &[u8], deadline: Deadline) -> io::Result<Reply> {
-    socket.set_nodelay(true)?;
-    let written = deadline.write_all(socket, hello);
+/// The reply; `None` if the peer speaks TLS and we do not.
+fn exchange(stream: &Stream, hello: &[u8], deadline: Deadline) -> io::Result<Option<Reply>> {
+    let written = stream.write_all(deadline, hello);
     // A refusal may come before all of the hello is read, and then the write is what fails: look for the reply first.
     let mut header = [0; REPLY_HEADER_BYTES];
-    if let Err(error) = deadline.read_exact(socket, &mut header) {
-        return Err(written.err().unwrap_or(error));
+    let (first, rest) = header.split_at_mut(ALERT.len());
+    let heard = stream.read_exact(deadline, first);
+    if heard.is_ok() && *first == ALERT {
+        return Ok(None);
     }
-    let reply = Reply::decode(&header, |detail| deadline.read_exact(socket, detail))?;
-    reply.ok_or_else(|| {
+    if let Err(error) = heard.and_then(|()| stream.read_exact(deadline, rest)) {
+        // What TLS says is the cause, and no write failing is.
+        return Err(if error.get_ref().is_some() { error } else { written.err().unwrap_or(error) });
+    }
+    let reply = Reply::decode(&header, |detail| stream.read_exact(deadline, detail))?;
+    reply.map(Some).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "what listens there is not a Megalith agent")
     })
 }
 
 /// Serves one accepted connection until it is a link, a channel, or refused. Whatever the peer does, this ends within
 /// `patience` for its hello, and then within the join timeout of its machine.
-pub(crate) fn receive(shared: &Arc<Shared>, socket: TcpStream, patience: Duration) {
+pub(crate) fn receive(shared: &Arc<Shared>, socket: TcpStream, address: IpAddr, patience: Duration) {
     let deadline = Deadline::after(patience);
+    let stream = socket
+        .set_nodelay(true)
+        .map_err(Failure::from)
+        .and_then(|()| Stream::accept(socket, shared.keys.as_deref(), deadline));
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(failure) => return shared.stranger(address, &failure.of_stranger()),
+    };
     // A peer that is no agent, or went away, is nobody's loss: there is no machine to tell.
-    let Ok(hello) = read_hello(shared, &socket, deadline) else { return };
+    let Ok(hello) = read_hello(shared, &stream, deadline) else { return };
     match hello {
-        Err(refusal) => refuse(&socket, &refusal, patience),
-        Ok(Hello::Link(from, invitation)) => receive_link(shared, socket, from, invitation, patience),
-        Ok(Hello::Channel(hello)) => channel::receive(shared, socket, &hello, patience),
+        Err(refusal) => refuse(&stream, &refusal, patience),
+        Ok(Hello::Link(from, invitation)) => {
+            receive_link(shared, stream, address, from, invitation, patience);
+        }
+        Ok(Hello::Channel(hello)) => channel::receive(shared, stream, address, &hello, patience),
     }
 }
 
 /// Tells the peer; one that is gone need not be told.
-pub(crate) fn refuse(socket: &TcpStream, refusal: &Reply, patience: Duration) {
-    let _ = Deadline::after(patience).write_all(socket, &refusal.encode());
+pub(crate) fn refuse(stream: &Stream, refusal: &Reply, patience: Duration) {
+    let _ = stream.write_all(Deadline::after(patience), &refusal.encode());
+}
+
+/// With keys, a peer may only speak for the host that its certificate is for.
+pub(crate) fn check_name(
+    shared: &Shared,
+    stream: &Stream,
+    address: IpAddr,
+    name: &str,
+) -> Result<(), String> {
+    if stream.may_be(name) {
+        return Ok(());
+    }
+    shared.stranger(address, "its certificate is for another host than it says it is");
+    Err(format!("its certificate is not for host {name}"))
 }
 
 fn receive_link(
     shared: &Arc<Shared>,
-    socket: TcpStream,
+    stream: Stream,
+    address: IpAddr,
     from: HostId,
     invitation: Invitation,
     patience: Duration,
 ) {
     let placed = judge(shared, from, &invitation).and_then(|()| {
+        check_name(shared, &stream, address, &invitation.member(from).name).map_err(Reply::Refused)?;
         let deadline = Deadline::after(invitation.settings.join_timeout);
         let core = place(shared, invitation, deadline)?;
         core.reserve(from).map_err(Reply::Refused)?;
         Ok(core)
     });
     match placed {
-        Err(refusal) => refuse(&socket, &refusal, patience),
+        Err(refusal) => refuse(&stream, &refusal, patience),
         Ok(core) => {
-            if Deadline::after(patience).write_all(&socket, &Reply::Accepted.encode()).is_err() {
+            if stream.write_all(Deadline::after(patience), &Reply::Accepted.encode()).is_err() {
                 return core.release(from);
             }
-            if let Err(error) = core.attach(from, socket) {
+            if let Err(error) = core.attach(from, stream) {
                 core.tell_lost(from, Lost::Broken(error.kind()));
             }
         }
@@ -134,10 +181,12 @@ fn receive_link(
 }
 
 /// Reads a hello, or the refusal that it deserves. `Err`: not even that.
-fn read_hello(shared: &Shared, socket: &TcpStream, deadline: Deadline) -> io::Result<Result<Hello, Reply>> {
-    socket.set_nodelay(true)?;
+fn read_hello(shared: &Shared, stream: &Stream, deadline: Deadline) -> io::Result<Result<Hello, Reply>> {
     let mut preamble = [0; PREAMBLE_BYTES];
-    deadline.read_exact(socket, &mut preamble)?;
+    stream.read_exact(deadline, &mut preamble)?;
+    if !stream.is_secure() && preamble.starts_with(&CLIENT_HELLO) {
+        return Ok(Err(Reply::Refused("this agent speaks no TLS".into())));
+    }
     let Preamble { version, cluster, body_bytes } =
         Preamble::decode(&preamble).ok_or(io::ErrorKind::InvalidData)?;
     if version != PROTOCOL_VERSION {
@@ -150,7 +199,7 @@ fn read_hello(shared: &Shared, socket: &TcpStream, deadline: Deadline) -> io::Re
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; body_bytes];
-    deadline.read_exact(socket, &mut body)?;
+    stream.read_exact(deadline, &mut body)?;
     Ok(Ok(decode_body(&body).ok_or(io::ErrorKind::InvalidData)?))
 }
 

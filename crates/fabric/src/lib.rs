@@ -10,6 +10,7 @@
 //! registry   machines that this agent knows (Listener)
 //! └ phase    who is linked, who is ready, is it closed (one a machine)
 //!   └ out    one peer's out-buffer, and who is writing it
+//!     └ tls  the state of one connection's TLS
 //! ```
 #![forbid(unsafe_code)]
 
@@ -28,13 +29,18 @@ mod mesh;
 mod phase;
 mod reader;
 mod registry;
+mod relay;
 mod sim;
+mod strangers;
+mod stream;
 mod sync;
+mod tls;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +54,7 @@ pub use invitation::{
 pub use listener::Listener;
 pub use mesh::TcpMesh;
 pub use sim::{SimFabric, SimNet};
+pub use tls::{ANCHORS_FILE, CERTIFICATE_FILE, KEY_FILE, Keys, KeysError, Trouble};
 pub use wire::PROTOCOL_VERSION;
 
 /// Sends messages to the other hosts of one machine.
@@ -106,10 +113,15 @@ pub trait Host: Send + Sync {
     /// down. Messages sent before a link stands wait for it.
     fn joined(&self, machine: MachineId, fabric: Arc<TcpMesh>);
     /// Host `from` of a machine that stands asks for a channel ([`TcpMesh::open_channel`]). Returns what takes its
-    /// socket once the peer has been told, or says in one line why there is to be none (the peer is told).
+    /// end once the peer has been told, or says in one line why there is to be none (the peer is told).
     fn channel(&self, machine: MachineId, from: HostId, words: [u64; 4]) -> Result<TakeChannel, String> {
         let _ = (machine, from, words);
         Err("this agent takes no channels".into())
+    }
+    /// Somebody at `address` was not let in, who has not shown that he is of the cluster. Told once a minute for each
+    /// address and reason, and only by a listener that has keys.
+    fn stranger(&self, address: IpAddr, reason: &str) {
+        let _ = (address, reason);
     }
 }
 

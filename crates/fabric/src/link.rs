@@ -2,7 +2,8 @@
 //!
 //! Exactly one thread writes to the socket at a time: whoever holds the [`Writer`] token. `flush` takes the token if
 //! it is free, writes without blocking, and hands what the socket does not take, token and all, to the peer's I/O
-//! thread. While somebody writes, others go on filling the next batch; their flush is done by the token's holder.
+//! thread. While somebody writes, others go on filling the next batch; their flush is done by the token's holder. With TLS
+//! it is the holder who seals the batch, piece by piece, as the socket takes it.
 //!
 //! Invariants of [`Out`], under its lock:
 //! - `writer == Waiting` until the socket is there; then never again.
@@ -11,7 +12,7 @@
 //! - `filling` and `draining` together are at most `backlog_bytes_max`.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -24,12 +25,16 @@ use rustix::net::{SendFlags, send};
 
 use crate::error::Lost;
 use crate::frame::{self, Kind};
+use crate::stream::Stream;
 use crate::sync::lock;
 
 /// A calling thread writes at most so much in one flush; the I/O thread does the rest.
 const FLUSH_BYTES_MAX: usize = 1 << 20;
 /// An empty out-buffer keeps at most so much of its memory.
 const SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// So much of a batch is sealed at a time: while that goes on, nothing from this peer is opened.
+const SEALED_BYTES_MAX: usize = 128 << 10;
 
 /// A peer for which more waits than this is lost: it does not take what it is sent. What hosts ask of each other in good faith
 /// is some hundred MiB at most.
@@ -55,10 +60,41 @@ enum Writer {
     Thread,
 }
 
-/// A batch, of which the socket has taken the first `taken` bytes.
+/// A batch, of which the socket has taken the first `taken` bytes, or with TLS will have, once it takes the rest of `sealed`.
 struct Batch {
     bytes: Vec<u8>,
     taken: usize,
+    sealed: Vec<u8>,
+    gone: usize,
+}
+
+impl Batch {
+    /// Bytes that the socket has not taken.
+    fn left(&self) -> usize {
+        self.bytes.len() - self.taken + self.sealed.len() - self.gone
+    }
+
+    /// What goes to the socket next, of the bytes before `end`; empty when they have all gone.
+    fn next(&mut self, stream: &Stream, end: usize) -> io::Result<&[u8]> {
+        if !stream.is_secure() {
+            return Ok(&self.bytes[self.taken..end]);
+        }
+        if self.gone == self.sealed.len() {
+            self.sealed.clear();
+            self.gone = 0;
+            if self.taken < end {
+                let piece = self.taken..end.min(self.taken + SEALED_BYTES_MAX);
+                self.taken = piece.end;
+                stream.seal(&self.bytes[piece], &mut self.sealed)?;
+            }
+        }
+        Ok(&self.sealed[self.gone..])
+    }
+
+    /// The socket has taken `count` bytes of what `next` gave.
+    fn take(&mut self, stream: &Stream, count: usize) {
+        *(if stream.is_secure() { &mut self.gone } else { &mut self.taken }) += count;
+    }
 }
 
 struct Out {
@@ -67,6 +103,7 @@ struct Out {
     /// What a caller hands to the I/O thread together with the token.
     handed: Option<Batch>,
     spare: Vec<u8>,
+    spare_sealed: Vec<u8>,
     writer: Writer,
     /// Somebody flushed while another thread was writing, or before there was a socket.
     wanted: bool,
@@ -83,7 +120,7 @@ pub(crate) struct Link {
     out: Mutex<Out>,
     /// There is something in `filling`: lets `flush` pass by idle peers without their lock.
     filled: AtomicBool,
-    socket: OnceLock<TcpStream>,
+    stream: OnceLock<Stream>,
     wake: OwnedFd,
     stop: AtomicBool,
     /// Why a write failed, for the reader to report.
@@ -109,13 +146,14 @@ impl Link {
                 draining: 0,
                 handed: None,
                 spare: Vec::new(),
+                spare_sealed: Vec::new(),
                 writer: Writer::Waiting,
                 wanted: false,
                 closing: false,
                 open: true,
             }),
             filled: AtomicBool::new(false),
-            socket: OnceLock::new(),
+            stream: OnceLock::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             stop: AtomicBool::new(false),
             broken: OnceLock::new(),
@@ -125,14 +163,14 @@ impl Link {
         })
     }
 
-    /// The socket, once the link stands.
-    pub(crate) fn socket(&self) -> Option<&TcpStream> {
-        self.socket.get()
+    /// The connection, once the link stands.
+    pub(crate) fn stream(&self) -> Option<&Stream> {
+        self.stream.get()
     }
 
-    /// Gives the link its socket; what was sent before goes out with the next flush.
-    pub(crate) fn stand(&self, socket: TcpStream) {
-        assert!(self.socket.set(socket).is_ok(), "a link stands once");
+    /// Gives the link its connection; what was sent before goes out with the next flush.
+    pub(crate) fn stand(&self, stream: Stream) {
+        assert!(self.stream.set(stream).is_ok(), "a link stands once");
         self.sent_now();
         let mut out = lock(&self.out);
         out.writer = Writer::Free;
@@ -163,9 +201,9 @@ impl Link {
 
     /// Ends the socket, if there is one, both ways.
     fn shut(&self) {
-        if let Some(socket) = self.socket.get() {
+        if let Some(stream) = self.stream.get() {
             // Fails only if the peer has closed it already.
-            let _ = socket.shutdown(Shutdown::Both);
+            let _ = stream.socket().shutdown(Shutdown::Both);
         }
     }
 
@@ -208,7 +246,7 @@ impl Link {
                 }
                 Ok(Wrote::Some) => {
                     if out.open {
-                        out.draining = batch.bytes.len() - batch.taken;
+                        out.draining = batch.left();
                         out.handed = Some(batch);
                     }
                     break;
@@ -268,7 +306,7 @@ impl Link {
                     }
                 }
                 Ok(Wrote::Some) => {
-                    out.draining = if out.open { rest.bytes.len() - rest.taken } else { 0 };
+                    out.draining = if out.open { rest.left() } else { 0 };
                     batch = Some(rest);
                 }
                 Err(error) => self.fail(&mut out, error),
@@ -297,8 +335,10 @@ impl Link {
         let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
         let wake = PollFd::new(&self.wake, PollFlags::IN);
         // An interrupted or refused poll is a wake-up for nothing: the loop looks again.
-        let _ = match self.socket.get() {
-            Some(socket) if room => poll(&mut [wake, PollFd::new(socket, PollFlags::OUT)], Some(&time)),
+        let _ = match self.stream.get() {
+            Some(stream) if room => {
+                poll(&mut [wake, PollFd::new(stream.socket(), PollFlags::OUT)], Some(&time))
+            }
             _ => poll(&mut [wake], Some(&time)),
         };
         // Empty unless somebody woke us; either is fine.
@@ -312,34 +352,46 @@ impl Link {
 
     /// Takes the filled batch; the caller holds the token.
     fn take(&self, out: &mut MutexGuard<'_, Out>) -> Batch {
-        let spare = std::mem::take(&mut out.spare);
+        let (spare, sealed) = (std::mem::take(&mut out.spare), std::mem::take(&mut out.spare_sealed));
         let bytes = std::mem::replace(&mut out.filling, spare);
         out.draining = bytes.len();
         out.wanted = false;
         self.filled.store(false, Ordering::Relaxed);
-        Batch { bytes, taken: 0 }
+        Batch { bytes, taken: 0, sealed, gone: 0 }
     }
 
     fn wrote_all(&self, out: &mut MutexGuard<'_, Out>, batch: Batch) {
         out.draining = 0;
-        let mut bytes = batch.bytes;
+        let Batch { mut bytes, mut sealed, .. } = batch;
         bytes.clear();
         bytes.shrink_to(SPARE_BYTES_MAX);
-        out.spare = bytes;
+        sealed.clear();
+        (out.spare, out.spare_sealed) = (bytes, sealed);
     }
 
     /// Gives the token back; ends the stream if that was the last of it.
     fn free(&self, out: &mut MutexGuard<'_, Out>) {
         out.writer = Writer::Free;
-        if let Some(socket) = self.socket.get().filter(|_| out.closing && out.filling.is_empty()) {
+        if let Some(stream) = self.stream.get().filter(|_| out.closing && out.filling.is_empty()) {
             // Fails only if the peer has closed it already.
-            let _ = socket.shutdown(Shutdown::Write);
+            let _ = stream.socket().shutdown(Shutdown::Write);
+        }
+    }
+
+    /// The stream is broken, and the reader has found it out: sends the alert that says so, if it can be sent at once.
+    pub(crate) fn alert(&self) {
+        let out = lock(&self.out);
+        let free = out.writer == Writer::Free;
+        let Some(stream) = self.stream.get().filter(|stream| free && stream.is_secure()) else { return };
+        let mut sealed = Vec::new();
+        if stream.seal(&[], &mut sealed).is_ok() {
+            let _ = send(stream.socket(), &sealed, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
     }
 
     /// The socket is broken: the reader is made to find its end, and reports it.
     fn fail(&self, out: &mut MutexGuard<'_, Out>, error: io::Error) {
-        let _ = self.broken.set(Lost::Broken(error.kind()));
+        let _ = self.broken.set(Lost::from(&error));
         self.discard(out);
         out.writer = Writer::Free;
         self.shut();
@@ -349,19 +401,25 @@ impl Link {
         out.open = false;
         out.filling = Vec::new();
         out.spare = Vec::new();
+        out.spare_sealed = Vec::new();
         out.handed = None;
         out.draining = 0;
     }
 
     /// Writes what the socket takes, until `allowance` is used up.
     fn write(&self, mut batch: Batch, allowance: usize) -> (Batch, io::Result<Wrote>) {
-        let Some(socket) = self.socket.get() else { return (batch, Err(io::ErrorKind::NotConnected.into())) };
+        let Some(stream) = self.stream.get() else { return (batch, Err(io::ErrorKind::NotConnected.into())) };
         let end = batch.bytes.len().min(batch.taken.saturating_add(allowance));
         let begin = batch.taken;
-        while batch.taken < end {
-            match send(socket, &batch.bytes[batch.taken..end], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        loop {
+            let next = match batch.next(stream, end) {
+                Ok([]) => break,
+                Ok(next) => next,
+                Err(error) => return (batch, Err(error)),
+            };
+            match send(stream.socket(), next, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => {
-                    batch.taken += count;
+                    batch.take(stream, count);
                     self.counters.sent.fetch_add(count as u64, Ordering::Relaxed);
                     self.sent_now();
                 }
@@ -370,8 +428,7 @@ impl Link {
                 Err(error) => return (batch, Err(error.into())),
             }
         }
-        let wrote =
-            if batch.taken == batch.bytes.len() { Wrote::All(batch.taken - begin) } else { Wrote::Some };
+        let wrote = if batch.left() == 0 { Wrote::All(batch.taken - begin) } else { Wrote::Some };
         (batch, Ok(wrote))
     }
 

@@ -1,15 +1,17 @@
 //! Takes connections and finds the machine that each belongs to.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::FabricError;
 use crate::invitation::{ClusterId, MEMBERS_MAX};
 use crate::registry::Registry;
+use crate::strangers::Strangers;
 use crate::sync::lock;
+use crate::tls::Keys;
 use crate::{Host, handshake};
 
 /// How long a stranger may take to say who it is.
@@ -32,20 +34,30 @@ pub struct Listener {
 pub(crate) struct Shared {
     pub(crate) cluster: ClusterId,
     pub(crate) host: Arc<dyn Host>,
+    /// With keys everything is TLS, without them nothing.
+    pub(crate) keys: Option<Arc<Keys>>,
     pub(crate) registry: Registry,
+    strangers: Strangers,
     handshakes: AtomicUsize,
     stop: AtomicBool,
 }
 
 impl Listener {
-    /// Listens at `address` (`host:port`; port 0 takes a free one) for agents of `cluster`.
-    pub fn bind(address: &str, cluster: ClusterId, accept: Arc<dyn Host>) -> Result<Listener, FabricError> {
-        Listener::bind_with(address, cluster, accept, PATIENCE)
+    /// Listens at `address` (`host:port`; port 0 takes a free one) for agents of `cluster`. With `keys`, for those alone that
+    /// have some too, and all that goes between them is sealed; without, for those alone that have none.
+    pub fn bind(
+        address: &str,
+        cluster: ClusterId,
+        keys: Option<Arc<Keys>>,
+        accept: Arc<dyn Host>,
+    ) -> Result<Listener, FabricError> {
+        Listener::bind_with(address, cluster, keys, accept, PATIENCE)
     }
 
     pub(crate) fn bind_with(
         address: &str,
         cluster: ClusterId,
+        keys: Option<Arc<Keys>>,
         accept: Arc<dyn Host>,
         patience: Duration,
     ) -> Result<Listener, FabricError> {
@@ -55,7 +67,9 @@ impl Listener {
         let shared = Arc::new(Shared {
             cluster,
             host: accept,
+            keys,
             registry: Registry::default(),
+            strangers: Strangers::default(),
             handshakes: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
@@ -89,9 +103,18 @@ impl Drop for Listener {
     }
 }
 
+impl Shared {
+    /// Tells the agent of somebody who is not let in, not more often than is worth reading.
+    pub(crate) fn stranger(&self, address: IpAddr, reason: &str) {
+        if let Some((address, reason)) = self.strangers.say(address, reason, Instant::now()) {
+            self.host.stranger(address, &reason);
+        }
+    }
+}
+
 fn accept_all(shared: &Arc<Shared>, listener: &TcpListener, patience: Duration) {
     while !shared.stop.load(Ordering::Acquire) {
-        let Ok((socket, _)) = listener.accept() else {
+        let Ok((socket, from)) = listener.accept() else {
             thread::sleep(ACCEPT_PAUSE);
             continue;
         };
@@ -102,7 +125,7 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener, patience: Duration) 
         let serve = {
             let shared = shared.clone();
             move || {
-                handshake::receive(&shared, socket, patience);
+                handshake::receive(&shared, socket, from.ip(), patience);
                 shared.handshakes.fetch_sub(1, Ordering::Relaxed);
             }
         };

@@ -4,8 +4,7 @@
 //! the one that watches the join timeout (`fabric-join`), and for a while one dialer for each higher host.
 
 use std::io;
-use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -24,7 +23,9 @@ use crate::listener::{Listener, Shared};
 use crate::phase::{LinkState, Phase};
 use crate::reader::{self, End};
 use crate::registry::Entry;
+use crate::stream::Stream;
 use crate::sync::{lock, wait};
+use crate::tls::Keys;
 use crate::wire;
 use crate::{Fabric, Inbox, Traffic};
 
@@ -134,22 +135,22 @@ impl TcpMesh {
         &self.core
     }
 
-    /// A connection of its own to `to`, whose agent gives the other end to whom `words` say ([`crate::Host::channel`]).
-    /// Waits at most the join timeout.
+    /// A connection of its own to `to`, whose agent gives the other end to whom `words` say ([`crate::Host::channel`]): a
+    /// stream socket, TCP's own or, with keys, one of a pair. Waits at most the join timeout.
     ///
     /// # Errors
     /// As when a link is made: nobody there, or the agent there refuses.
     ///
     /// # Panics
     /// If `to` is this host or none.
-    pub fn open_channel(&self, to: HostId, words: [u64; 4]) -> Result<TcpStream, FabricError> {
+    pub fn open_channel(&self, to: HostId, words: [u64; 4]) -> Result<OwnedFd, FabricError> {
         channel::dial(&self.core, to, words)
     }
 
     /// The socket of the link with `to`, to ask the kernel about; `None` for this host, and before the link stands.
     pub fn link_socket(&self, to: HostId) -> Option<BorrowedFd<'_>> {
         let link = self.core.links.get(usize::from(to.0))?.as_ref()?;
-        link.socket().map(AsFd::as_fd)
+        link.stream().map(|stream| stream.socket().as_fd())
     }
 }
 
@@ -204,6 +205,15 @@ impl Core {
         self.shared.cluster
     }
 
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.shared.keys.as_deref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stream(&self, host: HostId) -> &Stream {
+        self.link(host).stream().expect("it stands")
+    }
+
     /// Waits until the machine stands. False if it does not until then, or is closed.
     pub(crate) fn stands_within(&self, deadline: Deadline) -> bool {
         let mut phase = lock(&self.phase);
@@ -227,9 +237,9 @@ impl Core {
         for host in (self.invitation.me.0 + 1..self.invitation.hosts()).map(HostId) {
             let core = self.clone();
             let dial = move || {
-                let linked = handshake::dial(core.shared.cluster, &core.invitation, host, deadline).and_then(
-                    |socket| core.attach(host, socket).map_err(|source| core.unreachable(host, source)),
-                );
+                let linked = handshake::dial(&core, host, deadline).and_then(|stream| {
+                    core.attach(host, stream).map_err(|source| core.unreachable(host, source))
+                });
                 if let Err(error) = linked {
                     core.cannot_link(host, error);
                 }
@@ -332,16 +342,16 @@ impl Core {
         lock(&self.phase).links[usize::from(host.0)] = LinkState::Absent;
     }
 
-    /// Makes `socket` the link with `host` and starts its threads.
-    pub(crate) fn attach(self: &Arc<Self>, host: HostId, socket: TcpStream) -> io::Result<()> {
-        handshake::tune(&socket, self.invitation.settings)?;
+    /// Makes `stream` the link with `host` and starts its threads.
+    pub(crate) fn attach(self: &Arc<Self>, host: HostId, stream: Stream) -> io::Result<()> {
+        handshake::tune(stream.socket(), self.invitation.settings)?;
         let link = self.link(host);
         let inbox = lock(&self.inbox).clone().ok_or(io::ErrorKind::NotConnected)?;
         let mut phase = lock(&self.phase);
         if phase.closed {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        link.stand(socket);
+        link.stand(stream);
         let started = self.start(link, inbox, &mut phase);
         if let Err(error) = started {
             link.close();

@@ -1,8 +1,7 @@
 //! The reader thread of one peer: bytes become calls of the [`Inbox`].
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::Inbox;
 use crate::error::Lost;
@@ -18,13 +17,13 @@ pub(crate) enum End {
 
 /// Reads until the stream ends.
 pub(crate) fn read(core: &Core, link: &Link, inbox: &Arc<dyn Inbox>) -> End {
-    let Some(mut socket) = link.socket() else { return End::Lost(Lost::Closed) };
+    let Some(stream) = link.stream() else { return End::Lost(Lost::Closed) };
+    let closed = || End::Lost(link.broken.get().cloned().unwrap_or(Lost::Closed));
     let mut buffer = FrameBuffer::new();
     loop {
-        match socket.read(buffer.space()) {
-            Ok(0) => return End::Lost(link.broken.get().cloned().unwrap_or(Lost::Closed)),
+        match stream.read(buffer.space(), &core.counters.received) {
+            Ok(0) => return closed(),
             Ok(count) => {
-                core.counters.received.fetch_add(count as u64, Ordering::Relaxed);
                 buffer.filled(count);
                 if let Some(end) = deliver(core, link, inbox, &mut buffer) {
                     return end;
@@ -36,7 +35,11 @@ pub(crate) fn read(core: &Core, link: &Link, inbox: &Arc<dyn Inbox>) -> End {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                     return End::Lost(Lost::Silent(core.invitation.settings.lost_after));
                 }
-                kind => return End::Lost(Lost::Broken(kind)),
+                io::ErrorKind::UnexpectedEof => return closed(),
+                _ => {
+                    link.alert();
+                    return End::Lost(Lost::from(&error));
+                }
             },
         }
     }

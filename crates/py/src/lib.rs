@@ -27,7 +27,7 @@ fn runtime_image(py: Python<'_>) -> Bound<'_, PyBytes> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (*, name, listen, directory, budget, cluster, ready_fd, stop_fd))]
+#[pyo3(signature = (*, name, listen, directory, budget, cluster, ready_fd, stop_fd, keys=None))]
 #[allow(clippy::too_many_arguments, reason = "keywords, all of them")]
 fn serve_agent(
     py: Python<'_>,
@@ -38,18 +38,19 @@ fn serve_agent(
     cluster: &str,
     ready_fd: i32,
     stop_fd: i32,
+    keys: Option<PathBuf>,
 ) -> PyResult<()> {
     if ready_fd < 0 || stop_fd < 0 {
         return Err(PyValueError::new_err("ready_fd and stop_fd are open descriptors"));
     }
     let cluster = agent::cluster_id(cluster);
-    let config = agent::Config { name, listen, directory, budget, cluster, runtime: RUNTIME_IMAGE };
+    let config = agent::Config { name, listen, directory, budget, cluster, keys, runtime: RUNTIME_IMAGE };
     // SAFETY: the caller keeps both descriptors open during the call.
     let (ready, stop) = unsafe { (BorrowedFd::borrow_raw(ready_fd), BorrowedFd::borrow_raw(stop_fd)) };
     py.detach(|| agent::serve(&config, ready, stop)).map_err(|error| match error {
         agent::AgentError::Budget(_) => PyValueError::new_err(error.to_string()),
         agent::AgentError::Path { .. } | agent::AgentError::InUse(_) => PyOSError::new_err(error.to_string()),
-        agent::AgentError::Fabric(_) | agent::AgentError::Descriptor(_) => {
+        agent::AgentError::Fabric(_) | agent::AgentError::Keys(_) | agent::AgentError::Descriptor(_) => {
             PyRuntimeError::new_err(error.to_string())
         }
     })

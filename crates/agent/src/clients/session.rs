@@ -163,7 +163,7 @@ impl Session {
         // Before anybody there can touch a page.
         self.machine.lock().spread(self.space);
         match fabric.open_channel(to, [u64::from(self.space.0), kind, 0, 0]) {
-            Ok(socket) => Ok(socket.into()),
+            Ok(socket) => Ok(socket),
             Err(error) => {
                 eprintln!("megalith agent: no channel to host {}: {error}", member.name);
                 Err(match error {

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Reply, Request};
+
+use crate::credentials;
 
 /// Listens on a Unix `SOCK_SEQPACKET` socket.
 pub struct ClientListener {
@@ -93,6 +95,12 @@ pub struct Connection {
     fd: OwnedFd,
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 const CONTROL_BYTES: usize = 64;
 
 impl Connection {
@@ -115,18 +123,7 @@ impl Connection {
     /// # Errors
     /// Those of getsockopt(2) and pidfd_open(2).
     pub fn peer(&self) -> io::Result<Peer> {
-        let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
-        let mut length = size_of::<libc::ucred>() as u32;
-        // SAFETY: `credentials` is as long as we say.
-        check(unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERCRED,
-                (&raw mut credentials).cast(),
-                &raw mut length,
-            )
-        })?;
+        let credentials = credentials::of_peer(self.fd.as_fd())?;
         // SAFETY: a plain system call.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, credentials.pid, 0) } as i32)?;
         // SAFETY: the descriptor was just made and is nobody else's.

@@ -55,6 +55,7 @@ impl TestAgent {
             directory: directory.clone(),
             budget,
             cluster: cluster_id("test"),
+            keys: None,
             runtime,
         };
         let (ready_read, ready_write) = pipe();

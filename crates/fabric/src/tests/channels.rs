@@ -35,7 +35,8 @@ fn any_member_dials_any_other_and_either_end_may_speak_first() {
     let (_, hall) = Hall::recorders(3);
     let meshes = hall.open();
     for (from, to) in [(0, 1), (2, 0), (2, 1), (1, 2)] {
-        let mut near = meshes[from].open_channel(HostId(to as u16), WORDS).expect("it is there");
+        let near = meshes[from].open_channel(HostId(to as u16), WORDS).expect("it is there");
+        let mut near = TcpStream::from(near);
         let (who, words, mut far) = taken(&hall.agents[to]);
         assert_eq!((who, words), (HostId(from as u16), WORDS));
         for socket in [&near, &far] {

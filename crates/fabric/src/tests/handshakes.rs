@@ -62,7 +62,7 @@ fn another_version_is_named_by_both() {
 fn another_cluster_is_refused() {
     let (_, hall) = Hall::recorders(1);
     let stranger = Agent::new("b", std::sync::Arc::new(Recorder::default()));
-    let other = Listener::bind("127.0.0.1:0", ClusterId([8; 16]), stranger.clone()).expect("loopback");
+    let other = Listener::bind("127.0.0.1:0", ClusterId([8; 16]), None, stranger.clone()).expect("loopback");
     let mut invitation = hall.invitation();
     invitation.members.push(Member { name: "b".into(), address: other.address().to_string() });
     let error = hall.try_open(invitation).err().expect("refused");
@@ -299,7 +299,7 @@ fn every_mutilated_body_is_refused_or_understood_never_a_panic() {
 fn an_address_in_use_says_so() {
     let (_, hall) = Hall::recorders(1);
     let taken = hall.listeners[0].address().to_string();
-    let error = Listener::bind(&taken, CLUSTER, hall.agents[0].clone()).err().expect("taken");
+    let error = Listener::bind(&taken, CLUSTER, None, hall.agents[0].clone()).err().expect("taken");
     assert_eq!(error.kind(), "bind");
     assert!(error.to_string().contains(&taken), "{error}");
 }

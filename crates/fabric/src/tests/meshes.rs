@@ -205,7 +205,7 @@ fn a_slow_agent_has_its_fabric_before_the_first_message_and_early_sends_arrive()
     let slow = ["a", "b", "c", "d"]
         .map(|name| Arc::new(Slow { name, mesh: OnceLock::new(), greeted: Watched::default() }));
     let bind = |slow: &Arc<Slow>| {
-        Listener::bind("127.0.0.1:0", CLUSTER, Arc::new(SlowHost(slow.clone()))).expect("loopback")
+        Listener::bind("127.0.0.1:0", CLUSTER, None, Arc::new(SlowHost(slow.clone()))).expect("loopback")
     };
     let listeners: Vec<Listener> = slow.iter().map(bind).collect();
     let member = |(slow, listener): (&Arc<Slow>, &Listener)| Member {

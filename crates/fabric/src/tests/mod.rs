@@ -11,6 +11,7 @@ mod meshes;
 mod parties;
 mod pressure;
 mod simulated;
+mod tls;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Hosts for tests: an inbox that records, an agent that joins, and a whole mesh of them in one process.
 
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use super::PATIENCE;
 use crate::deadline::Deadline;
 use crate::sync::{lock, wait};
 use crate::{
-    ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Listener, Lost, MachineId, Member, Settings,
-    TakeChannel, TcpMesh,
+    ClusterId, Fabric, FabricError, Host, Inbox, Invitation, Keys, Listener, Lost, MachineId, Member,
+    Settings, TakeChannel, TcpMesh,
 };
 
 pub const CLUSTER: ClusterId = ClusterId([9; 16]);
@@ -106,7 +106,7 @@ impl Inbox for Recorder {
     }
 }
 
-/// A channel: from whom, the words, our end.
+/// A channel: from whom, the words, our end (of a pair of Unix sockets, where there are keys: reading and writing is the same).
 pub type Taken = (HostId, [u64; 4], TcpStream);
 
 /// An agent that joins everything, with the inbox it was given.
@@ -117,6 +117,8 @@ pub struct Agent {
     pub joined: Watched<Vec<Arc<TcpMesh>>>,
     /// Channels that it has taken.
     pub channels: Arc<Watched<Vec<Taken>>>,
+    /// What it was told of strangers.
+    pub strangers: Watched<Vec<String>>,
 }
 
 impl Agent {
@@ -127,6 +129,7 @@ impl Agent {
             refuse: Mutex::default(),
             joined: Watched::default(),
             channels: Arc::default(),
+            strangers: Watched::default(),
         })
     }
 
@@ -152,7 +155,11 @@ impl Host for Agent {
             return Err(why);
         }
         let channels = self.channels.clone();
-        Ok(Box::new(move |socket| channels.change(|taken| taken.push((from, words, socket)))))
+        Ok(Box::new(move |end| channels.change(|taken| taken.push((from, words, TcpStream::from(end))))))
+    }
+    fn stranger(&self, address: IpAddr, reason: &str) {
+        assert!(address.is_loopback());
+        self.strangers.change(|told| told.push(reason.into()));
     }
 }
 
@@ -165,12 +172,21 @@ pub struct Hall {
 impl Hall {
     /// One agent for each inbox, named a, b, c, ….
     pub fn new<I: Inbox + 'static>(inboxes: &[Arc<I>]) -> Hall {
+        Hall::with_keys(inboxes, |_| None)
+    }
+
+    /// The same, each with the keys that `keys` has for its name.
+    pub fn with_keys<I: Inbox + 'static>(
+        inboxes: &[Arc<I>],
+        keys: impl Fn(&str) -> Option<Arc<Keys>>,
+    ) -> Hall {
         let names = (b'a'..).map(|name| char::from(name).to_string());
         let agents: Vec<_> =
             inboxes.iter().zip(names).map(|(inbox, name)| Agent::new(&name, inbox.clone())).collect();
         let patience = Duration::from_millis(700);
         let bind = |agent: &Arc<Agent>| {
-            Listener::bind_with("127.0.0.1:0", CLUSTER, agent.clone(), patience).expect("loopback")
+            Listener::bind_with("127.0.0.1:0", CLUSTER, keys(&agent.name), agent.clone(), patience)
+                .expect("loopback")
         };
         Hall { listeners: agents.iter().map(bind).collect(), agents }
     }

@@ -10,6 +10,7 @@ use coherence::{Epoch, HostId};
 use super::parties::{Hall, Told, Watched, shutdown, wait_sent};
 use crate::frame::Kind;
 use crate::link::{Counters, Link};
+use crate::stream::Stream;
 use crate::{FRAME_HEADER_BYTES, Fabric, Inbox, Lost};
 
 /// Takes nothing until its gate is open.
@@ -124,7 +125,7 @@ fn a_peer_that_takes_nothing_is_cut_off() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
     let (ours, link) = (listener.accept().expect("somebody dials").0, link());
-    link.stand(ours);
+    link.stand(Stream::plain(ours));
     let mut sent = 0;
     while link.broken.get().is_none() {
         link.push(Kind::Message, &[&vec![7; 1 << 20]]);
@@ -153,7 +154,7 @@ fn a_link_that_overran_before_it_stood_ends_when_it_stands() {
     assert_eq!(link.broken.get(), Some(&Lost::Overrun(LIMIT)));
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-    link.stand(listener.accept().expect("somebody dials").0);
+    link.stand(Stream::plain(listener.accept().expect("somebody dials").0));
     theirs.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
     assert_eq!(theirs.read(&mut [0; 8]).expect("its end"), 0);
 }
