@@ -36,12 +36,14 @@ def serve_agent(
     cluster: str,
     ready_fd: int,
     stop_fd: int,
+    keys: str | None = None,
 ) -> None:
     """Serves as this host's agent until ``stop_fd`` becomes readable or reaches its end.
 
     Writes one JSON line ``{"address": "127.0.0.1:41234"}`` to ``ready_fd`` once it listens. Makes
-    ``control.sock`` and ``client.sock`` (mode 0600) in ``directory`` and removes them at the end. The GIL is
-    released meanwhile.
+    ``control.sock`` and ``client.sock`` (mode 0600) in ``directory`` and removes them at the end. With ``keys``, the
+    directory that this host's are in, it speaks TLS with agents of the cluster and with nobody else; with ``None``
+    plaintext. The GIL is released meanwhile.
 
     Raises:
         OSError: the address or the directory cannot be used.

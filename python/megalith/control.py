@@ -272,5 +272,6 @@ def _join_error(failed: Failed) -> JoinError:
         "refused": f"{host} refused",
         "name": f"{host} goes by another name",
         "timeout": f"{host} did not answer in time",
+        "keys": f"the keys of {host} and of another host do not fit",
     }.get(failed.kind, f"{host}: {failed.kind}")
     return JoinError(f"{what}: {failed.detail}", kind=failed.kind, host=failed.host)

@@ -12,10 +12,12 @@ import re
 import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
-from megalith import _core, available
+from megalith import _core, available, keys
+from megalith.exceptions import KeysError
 from megalith.launch import SPACE_BYTES
 from megalith.sizes import format_size
 
@@ -40,6 +42,9 @@ FEATURES: Final[Mapping[int, str]] = {
 FILES_MIN: Final = 1024
 MAPS_MIN: Final = 65_530
 MEMORY_MIN: Final = 256 << 20
+
+KEYS_LEFT_MIN: Final = timedelta(days=30)
+"""Whoever looks once a month is warned in time."""
 
 State = Literal["ok", "warn", "fail"]
 
@@ -168,8 +173,34 @@ def check_execution(error: str | None) -> Check:
     return Check("runtime", "fail", f"cannot be started from memory: {error}", "as root: sysctl -w vm.memfd_noexec=0")
 
 
-def examine() -> list[Check]:
-    """All checks, of this host."""
+def check_keys(directory: Path, now: datetime) -> Check:
+    """How long other hosts will know this one."""
+    try:
+        if not keys.present(directory):
+            return Check("keys", "ok", f"none in {directory}; hosts that others reach over a network need some")
+        found = keys.status(directory)
+    except KeysError as error:
+        return Check("keys", "fail", str(error), "make it whole, or begin anew: see docs/security.md")
+    shown = f"host {found.name} until {found.host_until:%Y-%m-%d}, its CA until {found.authority_until:%Y-%m-%d}"
+    if found.anchors > 1:
+        shown += f", {found.anchors} CAs trusted"
+    left = found.host_until - now
+    if found.authority_until - now < KEYS_LEFT_MIN:
+        where = "" if found.makes_hosts else "where the cluster was made: "
+        state: State = "fail" if left <= timedelta(0) else "warn"
+        return Check("keys", state, shown, f"{where}megalith init --rotate")
+    if left >= KEYS_LEFT_MIN:
+        return Check("keys", "ok", shown)
+    mend = "megalith init --renew"
+    if not found.makes_hosts:
+        mend = (
+            f"where the cluster was made: megalith token {found.name} | ssh {found.name} megalith init --join - --force"
+        )
+    return Check("keys", "fail" if left <= timedelta(0) else "warn", shown, mend)
+
+
+def examine(keys_directory: Path | None = None) -> list[Check]:
+    """All checks, of this host, whose keys are in that directory or the default one."""
     uname = os.uname()
     return [
         check_machine(uname.machine),
@@ -183,6 +214,7 @@ def examine() -> list[Check]:
         check_swap(available.meminfo()["SwapTotal"]),
         check_space(_try_space()),
         check_execution(_try_execution()),
+        check_keys(keys_directory or keys.default_directory(), datetime.now(UTC)),
     ]
 
 

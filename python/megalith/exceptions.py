@@ -8,6 +8,7 @@ that ``megalith run`` ends with because of it.
     ├── HostsFileError            125
     ├── AgentError                125
     ├── JoinError                 125
+    ├── KeysError                 125
     ├── PermissionMissing         125
     ├── PolicyError               125
     ├── Interrupted               128 + signal
@@ -58,6 +59,11 @@ class JoinError(MegalithError):
         super().__init__(message)
         self.kind = kind
         self.host = host
+
+
+@final
+class KeysError(MegalithError):
+    """A host's keys are missing, cannot be made or cannot be used; or a token is none."""
 
 
 @final

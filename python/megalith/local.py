@@ -3,6 +3,10 @@
 Each is an agent process in a session of its own (so that ^C does not reach it) with a private directory.
 They are taken away again whatever happens: by closing the *stop pipe* they all watch, which the kernel
 closes too if this process is killed; and by SIGKILL if that does not help.
+
+They speak plaintext on loopback, where other users of this computer can dial, too. What keeps those out is the
+cluster's id: made for the run, handed over in a pipe (a command line can be read by all), and asked for before anything
+else.
 """
 
 from __future__ import annotations
@@ -81,7 +85,7 @@ class LocalHosts:
         try:
             stop_read, self._stop_write = os.pipe()
             try:
-                cluster = secrets.token_hex(8)
+                cluster = secrets.token_hex(16)
                 for number in range(1, self._count + 1):
                     self._start(f"host{number}", cluster, stop_read)
             finally:
@@ -144,19 +148,22 @@ class LocalHosts:
         directory = self._directory / name
         directory.mkdir(mode=0o700)
         ready_read, ready_write = os.pipe()
+        cluster_read, cluster_write = os.pipe()
         try:
+            with os.fdopen(cluster_write, "w") as pipe:
+                pipe.write(cluster)
             with open(directory.with_suffix(".log"), "wb") as log:
                 # -P: a directory called megalith where the user happens to stand is not this package.
                 command = [sys.executable, "-P", "-m", "megalith", "agent"]
                 command += ["--name", name, "--listen", "127.0.0.1:0", "--memory", str(self._budget)]
-                command += ["--dir", str(directory), "--cluster", cluster]
+                command += ["--dir", str(directory), "--cluster-fd", str(cluster_read)]
                 command += ["--ready-fd", str(ready_write), "--stop-fd", str(stop_read)]
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(ready_write, stop_read),
+                    pass_fds=(ready_write, stop_read, cluster_read),
                     start_new_session=True,
                 )
         except BaseException:
@@ -164,6 +171,7 @@ class LocalHosts:
             raise
         finally:
             os.close(ready_write)
+            os.close(cluster_read)
         self._agents.append(_Agent(name, directory, process, os.fdopen(ready_read, "rb", buffering=0)))
 
     def _await_ready(self, agent: _Agent, deadline: float) -> Member:

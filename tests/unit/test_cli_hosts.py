@@ -116,15 +116,25 @@ def test_an_agent_ends_cleanly(cli: Cli, signum: int) -> None:
         (["--listen", "127.0.0.1:9", "--memory", "x"], 2, "argument --memory: 'x' is not a size"),
         (["--listen", "127.0.0.1:9", "--name", "a b"], 2, "argument --name: 'a b' is not a name"),
         (["--listen", "127.0.0.1:9", "--dir", "/" + "d" * 120], 125, "too long for a socket's path"),
-        (["--listen", "192.0.2.1:9", "--dir", "DIR"], 1, "192.0.2.1:9: Cannot assign requested address"),
+        (["--listen", "192.0.2.1:9", "--dir", "DIR", "--plaintext"], 1, "192.0.2.1:9: Cannot assign requested address"),
+        (
+            ["--listen", "192.0.2.1:9", "--keys", "DIR"],
+            125,
+            "there are no keys in DIR: make a cluster with 'megalith init'",
+        ),
+        (["--listen", "192.0.2.1:9", "--keys", "DIR"], 125, "or add --plaintext"),
+        (["--listen", "127.0.0.1:9", "--keys", "DIR"], 125, "there are no keys in DIR"),
+        (["--listen", "127.0.0.1:9", "--keys", "DIR", "--plaintext"], 2, "--plaintext does without --keys"),
     ],
 )
 def test_an_agent_that_cannot_start_says_so_in_one_line(cli: Cli, words: list[str], code: int, message: str) -> None:
     words = [word.replace("DIR", str(cli.home / "a")) for word in words]
     done = cli("agent", "--name", "a", "--memory", "64M", *words)
     assert done.returncode == code
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert message.replace("DIR", str(cli.home / "a")) in done.stderr
+    loud = done.stderr.startswith("megalith agent: PLAINTEXT on 192.0.2.1:9: ")
+    assert loud == (code == 1)
+    assert done.stderr.count("\n") == 1 + loud
 
 
 def test_an_agent_keeps_out_of_a_directory_that_others_may_enter(cli: Cli) -> None:

@@ -89,7 +89,7 @@ def test_doctor_exits_with_what_it_found(cli: Cli) -> None:
     assert (done.returncode, found["schema_version"], found["healthy"]) == (1, 1, False)
     states = {check["name"]: check["state"] for check in found["checks"]}
     assert states["userfaultfd"] == "fail"
-    assert len(states) == 11
+    assert len(states) == 12
 
 
 def test_warnings_do_not_fail() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from megalith import __version__
-from megalith.cli import agent, demo, doctor, run
+from megalith.cli import agent, demo, doctor, init, run, token
 from megalith.exceptions import MegalithError
 from megalith.tell import tell
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"megalith {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (run, agent, doctor, demo):
+    for command in (run, agent, init, token, doctor, demo):
         command.add_parser(commands)
     return parser
 

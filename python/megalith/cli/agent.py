@@ -54,9 +54,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="default",
         help="agents of another cluster are refused (default: %(default)s)",
     )
+    parser.add_argument(
+        "--plaintext",
+        action="store_true",
+        help="speak plaintext with hosts that have no keys: for networks on which everybody is trusted",
+    )
+    options.add_keys(parser)
     # Between `megalith run --local` and its agents: see megalith.local.
     parser.add_argument("--ready-fd", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--stop-fd", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--cluster-fd", type=int, default=None, help=argparse.SUPPRESS)
     parser.set_defaults(main=main, parser=parser)
 
 
@@ -65,12 +72,17 @@ def main(arguments: argparse.Namespace) -> int:
     parser: argparse.ArgumentParser = arguments.parser
     if arguments.dir is None and arguments.listen.endswith(":0"):
         parser.error("--listen with port 0 needs --dir: the directory's name comes from the port")
+    if arguments.plaintext and arguments.keys is not None:
+        parser.error("--plaintext does without --keys")
 
     from megalith import _core
     from megalith.paths import default_directory, make_private
 
+    keys = _keys(arguments)
     directory: Path = (arguments.dir or default_directory(arguments.listen)).absolute()
     make_private(directory)
+    if keys is not None:
+        _raise_file_limit()
     stop_read, stop_write = os.pipe()
     _stop_on_signals(stop_write)
     parent = os.getppid()
@@ -89,7 +101,8 @@ def main(arguments: argparse.Namespace) -> int:
             listen=arguments.listen,
             directory=str(directory),
             budget=arguments.memory,
-            cluster=arguments.cluster,
+            cluster=_cluster(arguments),
+            keys=None if keys is None else str(keys),
             ready_fd=ready_write,
             stop_fd=stop_read,
         )
@@ -105,6 +118,52 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.stop_fd is not None:
             _clean_after(parent, directory.parent)
     return 0
+
+
+def _keys(arguments: argparse.Namespace) -> Path | None:
+    """Where the keys are that this agent needs, or ``None`` if it speaks plaintext.
+
+    Hosts on this computer alone do without: nobody is between them, and the id of their cluster keeps others out.
+    """
+    from megalith import keys
+    from megalith.exceptions import KeysError
+    from megalith.hostsfile import is_loopback
+    from megalith.tell import tell
+
+    alone = is_loopback(arguments.listen)
+    if arguments.plaintext:
+        if not alone:
+            tell(
+                f"megalith agent: PLAINTEXT on {arguments.listen}: whoever reaches it can run programs as this user,"
+                " and whoever is on the way reads and changes every page; with keys (megalith init) nobody can"
+            )
+        return None
+    if alone and arguments.keys is None:
+        return None
+    directory = Path(arguments.keys or keys.default_directory()).absolute()
+    if not keys.present(directory):
+        raise KeysError(
+            f"{arguments.listen} is for other hosts, and there are no keys in {directory}: make a cluster with"
+            " 'megalith init' or join one with 'megalith init --join FILE'; or add --plaintext where you trust"
+            " everybody on the network"
+        )
+    return directory
+
+
+def _raise_file_limit() -> None:
+    """With TLS each channel of a thread that is elsewhere takes descriptors of the agent's: it gets all it may have."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _cluster(arguments: argparse.Namespace) -> str:
+    """The cluster's id: a secret of the run where hosts are local, so it does not stand in the command line."""
+    if arguments.cluster_fd is None:
+        return str(arguments.cluster)
+    with os.fdopen(arguments.cluster_fd, "r") as file:
+        return file.read()
 
 
 def _stop_on_signals(stop_write: int) -> None:
@@ -152,14 +211,7 @@ def _announce(ready_read: int, name: str, budget: ByteCount, ready_fd: int | Non
         os.write(ready_fd, line)
         os.close(ready_fd)
         return
-    from megalith.hostsfile import is_loopback
     from megalith.sizes import format_size
 
     address = json.loads(line)["address"]
     print(f"megalith agent: {name} listens on {address} with {format_size(budget)}", file=sys.stderr, flush=True)
-    if not is_loopback(address):
-        print(
-            "megalith agent: traffic between hosts is not encrypted yet: use a network you trust",
-            file=sys.stderr,
-            flush=True,
-        )

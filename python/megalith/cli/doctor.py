@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from megalith.cli import options
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the command line."""
@@ -14,6 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Checks this host. Ends with 0 if programs can run on it, with 1 if not.",
         allow_abbrev=False,
     )
+    options.add_keys(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.set_defaults(main=main, parser=parser)
 
@@ -22,7 +25,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Checks; returns the exit code."""
     from megalith import doctor
 
-    checks = doctor.examine()
+    checks = doctor.examine(arguments.keys)
     if arguments.json:
         print(doctor.as_json(checks))
     else:

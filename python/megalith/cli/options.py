@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from megalith.exceptions import SizeError
 from megalith.hostsfile import HOSTS_MAX, NAME, valid_address
 from megalith.sizes import ByteCount, parse_budget
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--keys DIR``."""
+    parser.add_argument(
+        "--keys",
+        metavar="DIR",
+        type=Path,
+        help="where this host's keys are (default: /etc/megalith of root, ~/.config/megalith of others)",
+    )
 
 
 def budget(text: str) -> ByteCount:

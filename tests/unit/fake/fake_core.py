@@ -9,6 +9,7 @@ What it shall do out of the ordinary is said in the environment variable FAKE, a
     {"mute_s": 60}                                    `open` is answered late
     {"cpus": {"b": 8}}                                CPUs of hosts, where not 4
     {"threads": 3}                                    in spread mode; they never rest, and go where they are told
+    {"started": "FILE"}                               serve_agent writes there what it was given
     {"hot": [{"page": …, "moves": …}]}                of every host, and the program's process
 
 FAKE_FAIL=version (or another kind) is `fail` for host b.
@@ -49,9 +50,19 @@ def probe_userfaultfd() -> dict[str, Any]:
 
 
 def serve_agent(
-    *, name: str, listen: str, directory: str, budget: int, cluster: str, ready_fd: int, stop_fd: int
+    *,
+    name: str,
+    listen: str,
+    directory: str,
+    budget: int,
+    cluster: str,
+    keys: str | None,
+    ready_fd: int,
+    stop_fd: int,
 ) -> None:
     wish = _wish()
+    if path := wish.get("started"):
+        Path(path).write_text(json.dumps({"cluster": cluster, "keys": keys}))
     if "refuse" in wish and wish.get("of", name) == name:
         raise RuntimeError(wish["refuse"])
     host, port = listen.rsplit(":", 1)
