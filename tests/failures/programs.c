@@ -3,6 +3,7 @@
  *   churn MIB SECONDS   fills MIB of memory, says "ready", then reads, checks and writes random words of it.
  *                       A word that is not what was written ends it with 99: nothing may be silently wrong.
  *   hoard MIB           allocates and fills 64 KiB pieces, which do not compress, until it has MIB: "done".
+ *   secret MIB WORD     fills MIB with pages that begin with WORD and do not compress, then reads them: "kept".
  *   malloc MIB          asks for MIB in one piece, untouched: "null" or "given".
  *   threads MIB N       like churn, once through, by N threads over their own parts; prints a checksum.
  *   fight N             N threads add to one word for ever, a lock's and an atomic; "ready" when all have begun.
@@ -76,6 +77,22 @@ static int hoard(size_t mib) {
         for (size_t i = 0; i < PIECE / 8; i++) piece[i] = next(&state);
     }
     puts("done");
+    return 0;
+}
+
+static int secret(size_t mib, const char *word) {
+    enum { PAGE = 4096 };
+    uint64_t state = 88172645463325252u;
+    size_t bytes = mib * MIB, length = strlen(word) + 1;
+    char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || length > PAGE) return 98;
+    for (size_t at = 0; at < bytes; at += PAGE) {
+        for (size_t i = 0; i < PAGE; i += 8) *(uint64_t *)(memory + at + i) = next(&state);
+        memcpy(memory + at, word, length);
+    }
+    for (size_t at = 0; at < bytes; at += PAGE)
+        if (memcmp(memory + at, word, length)) return WRONG;
+    puts("kept");
     return 0;
 }
 
@@ -168,6 +185,7 @@ int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     if (!strcmp(what, "churn") && argc == 4) return churn(atol(argv[2]), atof(argv[3]));
     if (!strcmp(what, "hoard") && argc == 3) return hoard(atol(argv[2]));
+    if (!strcmp(what, "secret") && argc == 4) return secret(atol(argv[2]), argv[3]);
     if (!strcmp(what, "malloc") && argc == 3) return ask(atol(argv[2]));
     if (!strcmp(what, "threads") && argc == 4) return threads(atol(argv[2]), atoi(argv[3]));
     if (!strcmp(what, "fight") && argc == 3) return fight(atoi(argv[2]));

@@ -1,6 +1,6 @@
 """Several hosts on one machine, for tests: namespaces with memory limits, or plain processes on loopback.
 
-With root, each host is a network namespace on a private bridge and, if asked, has a memory cgroup; without,
+With root, each host is a network namespace on a private bridge, has keys, and, if asked, a memory cgroup; without,
 hosts are processes with ports of their own, which is enough for everything but limits and cut cables. Either
 way a host runs one agent, and everything is gone when the `with` block, the test, or the interpreter ends.
 """

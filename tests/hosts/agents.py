@@ -21,7 +21,7 @@ from typing import IO, Self, final
 
 import cli
 import processes
-from hosts import cgroup
+from hosts import cgroup, keys
 from hosts.network import Network
 from hosts.privilege import why_no_namespaces
 
@@ -51,7 +51,8 @@ class Hosts:
     """`count` hosts named a, b, c, …; a is home.
 
     `memory` is each agent's budget. `limit_bytes` bounds the whole host (agent, and on the home host the CLI
-    and the program) by a memory cgroup; it needs namespaces.
+    and the program) by a memory cgroup; it needs namespaces. Where hosts have networks of their own their agents have
+    keys; `plaintext` makes them do without.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Hosts:
         limit_bytes: int | None = None,
         cluster: str = "test",
         namespaces: bool | None = None,
+        plaintext: bool = False,
     ) -> None:
+        self.plaintext = plaintext
         self.mark = processes.new_mark()
         self.cluster = cluster
         self.all: list[Host] = []
@@ -105,14 +108,20 @@ class Hosts:
             self.await_ready(host)
         return self
 
-    def launch(self, host: Host, *, cluster: str | None = None) -> None:
-        """Starts the agent of one host."""
+    def launch(self, host: Host, *, cluster: str | None = None, security: Sequence[str] | None = None) -> None:
+        """Starts the agent of one host; `security` are other options than `--keys` or `--plaintext` as for all."""
         command = cli.command(
             *("agent", "--name", host.name, "--listen", host.address, "--memory", host.memory),
             *("--dir", str(host.directory), "--cluster", cluster or self.cluster),
+            *(self._security(host) if security is None else security),
         )
         with host.log.open("ab") as log:
             host.agent = self.spawn(host, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _security(self, host: Host) -> list[str]:
+        if self.network is None:
+            return []
+        return ["--plaintext"] if self.plaintext else ["--keys", str(keys.of(host.name))]
 
     def stop(self, host: Host) -> None:
         """Ends the agent of `host` as an operator would, and waits for it."""
