@@ -81,7 +81,12 @@ class LocalHosts:
         return {agent.process.pid for agent in self._agents}
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix="megalith-"))
+        try:
+            self._directory = Path(tempfile.mkdtemp(prefix="megalith-"))
+        except OSError as error:
+            raise AgentError(
+                f"hosts on this computer have no place in {tempfile.gettempdir()}: {error.strerror}"
+            ) from None
         try:
             stop_read, self._stop_write = os.pipe()
             try:

@@ -5,15 +5,16 @@ where threads are to go, passes its orders on, and remembers them for the report
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from megalith.exceptions import AgentError
+from megalith.folder import temporary
 from megalith.placement import Placement, Spread
 from megalith.processes import name_of
 from megalith.report import Decision, HostFigures, HotPage, SpreadFigures, ThreadFigures
@@ -39,6 +40,8 @@ class Spreading:
         self._view = view
         self._policy = policy
         self._explain = explain
+        self._stale = False
+        """Whether it was said that the view is not fresh."""
         self._watch = Watch(placement.cpus)
         interval: float | None = getattr(policy, "interval_s", None)
         self._interval_s = interval
@@ -57,13 +60,22 @@ class Spreading:
         ours = [
             dataclasses.replace(host, load=(host.load or 0.0) * part) for host, part in zip(hosts, parts, strict=True)
         ]
-        self._view.refresh(ours, self._watch.take(now_s, ours, threads))
+        self._refresh(ours, self._watch.take(now_s, ours, threads))
         pids = {page.pid for host in hosts for page in host.hot}
         self._names |= {pid: name for pid in pids if (name := name_of(pid)) != "?"}
         if self._policy is not None and self._interval_s is None:
             self._due_s = now_s
         here = Counter(thread.host for thread in threads)
         return tuple(dataclasses.replace(host, threads=here[host.name]) for host in hosts)
+
+    def _refresh(self, hosts: Sequence[HostFigures], seconds: float) -> None:
+        try:
+            self._view.refresh(hosts, seconds)
+        # A full disk is no reason to lose a run: the program sees older figures until there is room.
+        except OSError as error:
+            if not self._stale:
+                tell(f"megalith: the machine that the program sees is not kept up to date: {error.strerror}")
+            self._stale = True
 
     def due_in_s(self) -> float:
         """When :meth:`act` is to be called; infinite if there is nothing to decide."""
@@ -146,10 +158,15 @@ def spreading(
     if not placement.spread:
         yield None
         return
-    folder = Path(tempfile.mkdtemp(prefix="megalith-view-", dir=private))
-    try:
-        view = View(folder, placement.cpus, hosts)
+    with ExitStack() as cleanup:
+        try:
+            folder = private / "view" if private is not None else cleanup.enter_context(temporary("megalith-view-"))
+            folder.mkdir(mode=0o700, exist_ok=True)
+            view = View(folder, placement.cpus, hosts)
+        except OSError as error:
+            where = private or tempfile.gettempdir()
+            raise AgentError(
+                f"what the program is to see of the machine has no place in {where}: {error.strerror}"
+            ) from None
         told = Spread(placement.starts, placement.cpus, folder)
         yield Spreading(placement, view, told, policy, explain=explain)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

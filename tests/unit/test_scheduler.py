@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from megalith.exceptions import PolicyError
+import megalith.spreading
+from megalith.exceptions import AgentError, PolicyError
 from megalith.placement import Placement, Spread
 from megalith.report import HostFigures, HotPage, ThreadFigures
 from megalith.scheduler import HostView, MachineView, Move, Policy, RandomPolicy, ThreadView, load_policy
@@ -165,6 +169,31 @@ def test_orders_count_as_carried_out_while_heartbeats_lag_behind() -> None:
     watch.ordered(9, 10, 1, 1.7)
     assert place(3.0, moves=2) == 0, "it does not go"
     assert watch.threads()[0].host == "a", "the report tells what is, not what should be"
+
+
+def test_a_full_disk_makes_the_view_stale_and_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run once ended with a traceback."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    spread = spreading(tmp_path, None)
+    monkeypatch.setattr(View, "refresh", full)
+    for _ in range(3):
+        (host, _) = spread.see([figures("a"), figures("b")], [thread(10, "a", 1)])
+        assert host.threads == 1
+    said = "megalith: the machine that the program sees is not kept up to date: No space left on device\n"
+    assert capsys.readouterr().err == said
+
+
+def test_no_place_for_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    placement = Placement("spread", (2, 2), (1, 0), "")
+    made = megalith.spreading.spreading(placement, [figures("a"), figures("b")], None, None, explain=False)
+    with pytest.raises(AgentError, match=f"no place in {tmp_path}/none: No such file"), made:
+        pytest.fail("it has none")
 
 
 def test_hosts_of_one_computer_have_a_part_of_its_load(tmp_path: Path) -> None:
