@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 MARK = "MEGALITH_TEST_MARK"
@@ -46,6 +47,24 @@ def _environment_of(process: Path) -> bytes:
         process.joinpath("exe").readlink()  # a zombie or a kernel thread has none: OSError
         time.sleep(0.005)
     return b""
+
+
+def bodies(directories: Iterable[Path]) -> list[int]:
+    """Body processes that agents with these directories have started; their environment is not the program's."""
+    places = set(directories)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            variables = entry.joinpath("environ").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile
+            continue
+        sockets = [os.fsdecode(v.partition(b"=")[2]) for v in variables if v.startswith(b"MEGALITH_CLIENT_SOCKET=")]
+        is_body = any(v.startswith(b"MEGALITH_BODY=") for v in variables)
+        if is_body and any(Path(socket).parent in places for socket in sockets):
+            found.append(int(entry.name))
+    return found
 
 
 def names(pids: list[int]) -> list[str]:

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -17,19 +16,8 @@ OPTIONS = ["--quiet", "--spread", "--lost-after", str(LOST_AFTER_S), "--heartbea
 
 
 def bodies(made: Hosts) -> list[int]:
-    """Body processes that agents of these hosts have started; their environment is not the program's."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = entry.joinpath("environ").read_bytes().split(b"\0")
-            except OSError:  # it ended meanwhile
-                continue
-            sockets = [os.fsdecode(v.partition(b"=")[2]) for v in variables if v.startswith(b"MEGALITH_CLIENT_SOCKET=")]
-            body = any(v.startswith(b"MEGALITH_BODY=") for v in variables)
-            if body and any(Path(s).parent == host.directory for s in sockets for host in made.all):
-                found.append(int(entry.name))
-    return found
+    """Body processes that agents of these hosts have started."""
+    return processes.bodies(host.directory for host in made.all)
 
 
 def until_gone(find: Callable[[], list[int]], seconds: float) -> list[int]:
