@@ -1,7 +1,7 @@
 //! Mapped → stowed, in three steps, so that the long one runs without the machine's lock:
 //!
 //! 1. [`Pager::begin_eviction`], under the lock: the oldest mapped pages become [`Place::Evicting`];
-//! 2. [`Eviction::pack`], without it: write-protect (which drains writers), read, pack;
+//! 2. [`Eviction::pack_next`], without it, until all are packed: write-protect (which drains writers), read, pack;
 //! 3. [`Pager::finish_eviction`], under the lock: pages that nobody called back meanwhile leave the memfd.
 //!
 //! A thread that writes such a page in between faults, and its fault calls the page back: it is hot. The order is
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use coherence::PageId;
 
+use crate::bug::{Bug, Planted};
 use crate::ids::{SpaceId, address, offset};
 use crate::packed::{PAGE, Packed, Packer, Packing};
 use crate::pager::{Pager, Queued};
@@ -31,6 +32,10 @@ pub struct Eviction {
     bytes: Vec<u8>,
     raw: Vec<u8>,
     packer: Packer,
+    /// The run that is being packed, and whether the first half of that is done.
+    run: usize,
+    half: bool,
+    planted: Planted,
 }
 
 struct Run {
@@ -42,22 +47,32 @@ struct Run {
 }
 
 impl Eviction {
-    /// Step 2: write-protects, reads and packs the pages. Called without the machine's lock.
-    pub fn pack(&mut self) {
-        self.packed.clear();
-        self.bytes.clear();
-        let mut leaving = self.pages.iter();
-        for run in &self.runs {
+    /// Step 2, a piece of it: write-protects a run of the pages, or reads and packs one that is. False if all are packed.
+    /// Called without the machine's lock.
+    pub fn pack_next(&mut self) -> bool {
+        let Some(run) = self.runs.get(self.run) else { return false };
+        let protects = self.planted.has(Bug::PackBeforeProtect) == self.half;
+        if protects {
             run.memory.protect(address(run.first), run.pages);
+        } else {
             self.raw.resize(run.pages as usize * PAGE, 0);
             run.memory.memfd().read(address(run.first), &mut self.raw);
-            for (page, _) in leaving.by_ref().take(run.leaving) {
+            let begun = self.packed.len();
+            for (page, _) in &self.pages[begun..begun + run.leaving] {
                 let at = (page.0 - run.first.0) as usize * PAGE;
                 let packed = self.packer.pack(&self.raw[at..at + PAGE]);
                 self.packed.push((packed.packing, self.bytes.len(), packed.bytes.len()));
                 self.bytes.extend_from_slice(packed.bytes);
             }
         }
+        self.run += usize::from(self.half);
+        self.half = !self.half;
+        true
+    }
+
+    /// All of step 2.
+    pub fn pack(&mut self) {
+        while self.pack_next() {}
     }
 }
 
@@ -69,6 +84,9 @@ impl Pager {
     pub fn begin_eviction(&mut self, count: usize, batch: &mut Eviction) -> usize {
         batch.pages.clear();
         batch.runs.clear();
+        batch.packed.clear();
+        batch.bytes.clear();
+        (batch.run, batch.half, batch.planted) = (0, false, self.planted);
         let lately = u32::try_from(self.mapped / 2).unwrap_or(u32::MAX);
         while batch.pages.len() < count {
             let Some((oldest, tick)) = self.mapped_queue.pop_front() else { break };
@@ -110,7 +128,9 @@ impl Pager {
             let mut gone = 0;
             for (&(page, tick), &(packing, at, len)) in leaving.by_ref().take(run.leaving) {
                 let entry = self.table.get(page);
-                if entry.place == Place::Evicting && entry.tick == tick {
+                let called_back = entry.place != Place::Evicting || entry.tick != tick;
+                let ignored = self.planted.has(Bug::CallBackIgnored) && entry.place == Place::Mapped;
+                if !called_back || ignored {
                     self.evicted(page, Packed { packing, bytes: &batch.bytes[at..at + len] });
                     gone += 1;
                 }
@@ -120,7 +140,9 @@ impl Pager {
                 self.punch_invisible(run.first, run.pages);
             }
         }
-        self.budget.give(evicted * PAGE as u64);
+        if !self.planted.has(Bug::EvictedKept) {
+            self.budget.give(evicted * PAGE as u64);
+        }
         evicted
     }
 

@@ -4,15 +4,21 @@
 //! userfaultfds, and a *stow* of packed pages that no client sees. The policy (what to evict, when, whereto) and the
 //! protocol are `agent`'s.
 //!
+//! The kernel's part of a space can be simulated (feature `sim`): then a process's threads, its page table and the memfd are
+//! [`sim::SimSpace`], which answers the same calls in the same way; everything else is what runs for real.
+//!
 //! Lock order: the machine's lock (around [`Pager`]) before a space's list of clients. System calls on a client's
 //! userfaultfd are made with either; none of them waits for a client.
 
 mod budget;
+mod bug;
 mod evict;
 mod ids;
 mod memfd;
 mod packed;
 mod pager;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod slab;
 mod space;
 mod streams;
@@ -20,6 +26,7 @@ mod table;
 mod uffd;
 
 pub use budget::Budget;
+pub use bug::{Bug, Planted};
 pub use evict::Eviction;
 pub use ids::{SpaceId, address, offset};
 pub use memfd::Memfd;

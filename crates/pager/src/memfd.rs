@@ -6,10 +6,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use client::{PAGE_BYTES, SPACE_END};
 
+#[cfg(feature = "sim")]
+use crate::sim::SimSpace;
+
 /// A sparse file in memory, as long as the address space below [`SPACE_END`].
 #[derive(Debug)]
 pub struct Memfd {
-    fd: OwnedFd,
+    file: File,
+}
+
+#[derive(Debug)]
+enum File {
+    Kernel(OwnedFd),
+    #[cfg(feature = "sim")]
+    Simulated(std::sync::Arc<SimSpace>),
 }
 
 impl Memfd {
@@ -30,7 +40,12 @@ impl Memfd {
         if unsafe { libc::ftruncate(fd.as_raw_fd(), SPACE_END as i64) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { fd })
+        Ok(Self { file: File::Kernel(fd) })
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(space: std::sync::Arc<SimSpace>) -> Self {
+        Self { file: File::Simulated(space) }
     }
 
     /// Reads whole pages from `address` on into `bytes`.
@@ -38,13 +53,18 @@ impl Memfd {
     /// # Panics
     /// When the file is shorter than asked: it never is.
     pub fn read(&self, address: u64, bytes: &mut [u8]) {
+        let fd = match &self.file {
+            File::Kernel(fd) => fd,
+            #[cfg(feature = "sim")]
+            File::Simulated(space) => return space.pread(address, bytes),
+        };
         let mut done = 0;
         while done < bytes.len() {
             let rest = &mut bytes[done..];
             // SAFETY: the buffer is ours, writable, and as long as we say.
             let n = unsafe {
                 libc::pread(
-                    self.fd.as_raw_fd(),
+                    fd.as_raw_fd(),
                     rest.as_mut_ptr().cast(),
                     rest.len(),
                     (address + done as u64) as i64,
@@ -60,10 +80,15 @@ impl Memfd {
     /// # Panics
     /// When the kernel refuses what it has no reason to refuse.
     pub fn punch(&self, address: u64, pages: u64) {
+        let fd = match &self.file {
+            File::Kernel(fd) => fd,
+            #[cfg(feature = "sim")]
+            File::Simulated(space) => return space.punch(address, pages),
+        };
         // SAFETY: plain call on our descriptor.
         let result = unsafe {
             libc::fallocate(
-                self.fd.as_raw_fd(),
+                fd.as_raw_fd(),
                 libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 address as i64,
                 (pages * PAGE_BYTES) as i64,
@@ -75,6 +100,10 @@ impl Memfd {
 
 impl AsFd for Memfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.file {
+            File::Kernel(fd) => fd.as_fd(),
+            #[cfg(feature = "sim")]
+            File::Simulated(_) => panic!("no process maps a simulated space"),
+        }
     }
 }

@@ -16,6 +16,7 @@ use coherence::PageId;
 use rustc_hash::FxHashMap;
 
 use crate::budget::Budget;
+use crate::bug::{Bug, Planted};
 use crate::ids::{SpaceId, address, offset};
 use crate::packed::{PAGE, Packed, Packer, Packing};
 use crate::slab::Slab;
@@ -50,6 +51,8 @@ pub struct Pager {
     run: Vec<u8>,
     pub(crate) mapped: u64,
     stowed: u64,
+    /// The bug planted in this host, in simulations.
+    pub planted: Planted,
 }
 
 /// What the pager holds.
@@ -82,6 +85,7 @@ impl Pager {
             run: Vec::new(),
             mapped: 0,
             stowed: 0,
+            planted: Planted::default(),
         })
     }
 
@@ -133,6 +137,12 @@ impl Pager {
             at += run;
         }
         Ok(())
+    }
+
+    /// The pages that are here, or wanted, of a space.
+    #[cfg(feature = "sim")]
+    pub fn entries(&self, id: SpaceId) -> Vec<(PageId, Entry)> {
+        self.table.list(id.pages())
     }
 
     /// What is known of a page.
@@ -360,8 +370,14 @@ impl Pager {
             }
             Place::Mapped | Place::Evicting => {
                 let memory = &self.spaces[&SpaceId::of(page)].memory;
-                memory.protect(address(page), 1);
+                let late = self.planted.has(Bug::CopyWhileWritten);
+                if !late {
+                    memory.protect(address(page), 1);
+                }
                 memory.memfd().read(address(page), &mut self.page);
+                if late {
+                    memory.protect(address(page), 1);
+                }
                 f(self.packer.pack(&self.page))
             }
             Place::Absent => unreachable!("{page:?} is not here"),
@@ -391,7 +407,9 @@ impl Pager {
             }
         }
         self.punch(offset(first, pages - punch), punch);
-        self.wake(first, pages);
+        if !self.planted.has(Bug::WakeForgotten) {
+            self.wake(first, pages);
+        }
     }
 
     fn tick(&mut self) -> u32 {
@@ -472,6 +490,7 @@ impl Pager {
                     again += 1;
                     assert!(again < AGAIN_MAX, "page {:?} cannot be replaced", offset(first, done));
                 }
+                Mapped::Again { .. } if self.planted.has(Bug::HalfIsAll) => done += n,
                 Mapped::Again { pages: some } => {
                     done += some;
                     again += 1;

@@ -69,6 +69,13 @@ impl SpaceMemory {
         Ok(Self { memfd: Memfd::new()?, clients: RwLock::default() })
     }
 
+    /// A simulated space, with its one process.
+    #[cfg(feature = "sim")]
+    pub fn simulated(space: &Arc<crate::sim::SimSpace>) -> Self {
+        let clients = vec![Arc::new(Uffd::simulated(space.clone()))];
+        Self { memfd: Memfd::simulated(space.clone()), clients: RwLock::new(clients) }
+    }
+
     /// The space's memfd, which clients map.
     pub fn memfd(&self) -> &Memfd {
         &self.memfd

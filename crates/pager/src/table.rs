@@ -58,6 +58,19 @@ impl Table {
         &mut region[(page.0 % REGION_PAGES) as usize]
     }
 
+    /// The entries of a range of whole regions that are not blank, in order.
+    #[cfg(feature = "sim")]
+    pub fn list(&self, pages: std::ops::Range<PageId>) -> Vec<(PageId, Entry)> {
+        let ids = |(number, region): (&u64, &Box<Region>)| {
+            let first = number * REGION_PAGES;
+            (first..).map(PageId).zip(region.iter().copied().collect::<Vec<_>>())
+        };
+        let mut out: Vec<_> = self.regions.iter().flat_map(ids).collect();
+        out.retain(|(page, entry)| pages.contains(page) && (entry.place != Place::Absent || entry.wanted));
+        out.sort_unstable_by_key(|&(page, _)| page);
+        out
+    }
+
     /// Takes all entries of a range of whole regions out of the table.
     pub fn remove(&mut self, pages: std::ops::Range<PageId>) -> Vec<(PageId, Entry)> {
         let regions = pages.start.0 / REGION_PAGES..pages.end.0.div_ceil(REGION_PAGES);

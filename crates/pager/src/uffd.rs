@@ -7,6 +7,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+#[cfg(feature = "sim")]
+use crate::sim::SimSpace;
+
 const PAGE: u64 = client::PAGE_BYTES;
 
 #[repr(C)]
@@ -121,18 +124,34 @@ pub enum Mapped {
 /// One client's userfaultfd.
 #[derive(Debug)]
 pub struct Uffd {
-    fd: OwnedFd,
+    process: Process,
+}
+
+#[derive(Debug)]
+enum Process {
+    Kernel(OwnedFd),
+    #[cfg(feature = "sim")]
+    Simulated(std::sync::Arc<SimSpace>),
 }
 
 impl Uffd {
     /// Takes a descriptor whose `UFFDIO_API` handshake the client has done.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { process: Process::Kernel(fd) }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(space: std::sync::Arc<SimSpace>) -> Self {
+        Self { process: Process::Simulated(space) }
     }
 
     /// For poll(2).
     pub fn raw(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        match &self.process {
+            Process::Kernel(fd) => fd.as_raw_fd(),
+            #[cfg(feature = "sim")]
+            Process::Simulated(_) => panic!("a simulated process's faults are read where it is simulated"),
+        }
     }
 
     /// Reads the faults that wait, at most 16, without blocking.
@@ -163,6 +182,10 @@ impl Uffd {
     /// Maps `bytes` (whole pages) at `address` and wakes who waits there.
     pub fn copy(&self, address: u64, bytes: &[u8], write_protected: bool) -> Mapped {
         debug_assert!((bytes.len() as u64).is_multiple_of(PAGE) && address.is_multiple_of(PAGE));
+        #[cfg(feature = "sim")]
+        if let Process::Simulated(space) = &self.process {
+            return space.copy(address, bytes, write_protected);
+        }
         let mut arg = Copy {
             dst: address,
             src: bytes.as_ptr() as u64,
@@ -177,6 +200,10 @@ impl Uffd {
 
     /// Maps `pages` pages of zeros at `address` and wakes who waits there.
     pub fn zero(&self, address: u64, pages: u64) -> Mapped {
+        #[cfg(feature = "sim")]
+        if let Process::Simulated(space) = &self.process {
+            return space.zero(address, pages);
+        }
         let mut arg = ZeroPage { range: Range { start: address, len: pages * PAGE }, mode: 0, zeroed: 0 };
         // SAFETY: `arg` is the structure this call takes.
         let result = unsafe { self.ioctl(UFFDIO_ZEROPAGE, &mut arg) };
@@ -185,6 +212,10 @@ impl Uffd {
 
     /// Maps the page that is in the memfd already, and wakes who waits there.
     pub fn continue_(&self, address: u64, write_protected: bool) -> Mapped {
+        #[cfg(feature = "sim")]
+        if let Process::Simulated(space) = &self.process {
+            return space.continue_(address, write_protected);
+        }
         let mut arg = Continue {
             range: Range { start: address, len: PAGE },
             mode: if write_protected { CONTINUE_MODE_WP } else { 0 },
@@ -203,6 +234,10 @@ impl Uffd {
     /// # Errors
     /// `ENOENT` where the client has unmapped some of the range, `ESRCH` where it is gone.
     pub fn write_protect(&self, address: u64, pages: u64, on: bool) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Process::Simulated(space) = &self.process {
+            return space.write_protect(address, pages, on);
+        }
         let mut arg = WriteProtect {
             range: Range { start: address, len: pages * PAGE },
             mode: if on { WRITEPROTECT_ON } else { 0 },
@@ -218,6 +253,10 @@ impl Uffd {
 
     /// Wakes who waits in these pages, to try again.
     pub fn wake(&self, address: u64, pages: u64) {
+        #[cfg(feature = "sim")]
+        if let Process::Simulated(space) = &self.process {
+            return space.wake(address, pages);
+        }
         let mut arg = Range { start: address, len: pages * PAGE };
         // SAFETY: `arg` is the structure this call takes. It fails only for ranges that nobody can wait in.
         let _ = unsafe { self.ioctl(UFFDIO_WAKE, &mut arg) };
