@@ -18,7 +18,7 @@ use crate::{Fabric, Inbox, Traffic};
 
 enum Event {
     Batch(Batch),
-    Lost,
+    Lost(Lost),
     Goodbye,
 }
 
@@ -114,25 +114,37 @@ impl SimNet {
         lock(&self.state).inboxes[usize::from(host.0)] = Some(inbox);
     }
 
-    /// Delivers one event (a flushed batch, a loss or a goodbye); `false` if there is none.
+    /// Delivers one event (a flushed batch, a loss or a goodbye) of a pair of the seed's choosing; `false` if there is none.
     pub fn step(&self) -> bool {
-        let (from, inbox, event) = {
+        let busy = self.busy();
+        if busy.is_empty() {
+            return false;
+        }
+        let (from, to) = busy[lock(&self.state).random(busy.len())];
+        self.deliver(from, to)
+    }
+
+    /// The ordered pairs of hosts of which something is in flight.
+    pub fn busy(&self) -> Vec<(HostId, HostId)> {
+        let state = lock(&self.state);
+        let host = |number: usize| HostId(number as u16);
+        let busy = (0..state.pairs.len()).filter(|pair| !state.pairs[*pair].flushed.is_empty());
+        busy.map(|pair| (host(pair / state.hosts), host(pair % state.hosts))).collect()
+    }
+
+    /// Delivers the next event from one host to another; `false` if there is none.
+    pub fn deliver(&self, from: HostId, to: HostId) -> bool {
+        let (inbox, event) = {
             let mut state = lock(&self.state);
-            let busy: Vec<usize> =
-                (0..state.pairs.len()).filter(|pair| !state.pairs[*pair].flushed.is_empty()).collect();
-            if busy.is_empty() {
-                return false;
-            }
-            let pair = busy[state.random(busy.len())];
-            let (from, to) = (pair / state.hosts, pair % state.hosts);
-            let Some(event) = state.pairs[pair].flushed.pop_front() else { return false };
+            let (from, to) = (usize::from(from.0), usize::from(to.0));
+            let Some(event) = state.pair(from, to).flushed.pop_front() else { return false };
             if let Event::Batch(batch) = &event {
                 let weight = batch.weight() as u64;
                 state.traffic[from].sent += weight;
                 state.traffic[to].received += weight;
             }
             let inbox = state.inboxes[to].clone();
-            (HostId(from as u16), inbox.unwrap_or_else(|| panic!("host {to} has no inbox")), event)
+            (inbox.unwrap_or_else(|| panic!("host {to} has no inbox")), event)
         };
         match event {
             Event::Batch(batch) => {
@@ -143,7 +155,7 @@ impl SimNet {
                 }
                 inbox.drained(from);
             }
-            Event::Lost => inbox.lost(from, Lost::Closed),
+            Event::Lost(why) => inbox.lost(from, why),
             Event::Goodbye => inbox.goodbye(from),
         }
         true
@@ -163,10 +175,23 @@ impl SimNet {
                 let arrive = state.random(in_flight + 1);
                 let outward = state.pair(dead, other);
                 outward.flushed.truncate(arrive);
-                outward.end(Event::Lost);
+                outward.end(Event::Lost(Lost::Closed));
             }
         }
         state.inboxes[dead] = None;
+    }
+
+    /// Cuts the link between two hosts, as a silence that lasts does: nothing that is in flight arrives, and each loses the
+    /// other.
+    pub fn part(&self, one: HostId, other: HostId, why: &Lost) {
+        let mut state = lock(&self.state);
+        for (from, to) in [(one, other), (other, one)] {
+            let pair = state.pair(usize::from(from.0), usize::from(to.0));
+            if !pair.cut {
+                pair.flushed.clear();
+                pair.end(Event::Lost(why.clone()));
+            }
+        }
     }
 
     /// Whether nothing is in flight (batches not yet flushed are not).

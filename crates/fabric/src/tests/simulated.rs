@@ -100,6 +100,22 @@ fn a_kill_is_told_once_to_each_and_is_the_last_of_that_host() {
 }
 
 #[test]
+fn who_is_parted_loses_what_was_in_flight_and_each_other() {
+    let run = Run::new(3, 0);
+    run.fabrics[0].send(HostId(1), &[b"lost"]);
+    run.fabrics[0].send(HostId(2), &[b"kept"]);
+    run.fabrics[0].flush();
+    let silent = Lost::Silent(std::time::Duration::from_secs(3));
+    run.net.part(HostId(0), HostId(1), &silent);
+    assert_eq!(run.net.busy(), [(HostId(0), HostId(1)), (HostId(0), HostId(2)), (HostId(1), HostId(0))]);
+    while run.net.step() {}
+    assert_eq!(run.told(1), [Told::Lost(HostId(0), silent.clone())]);
+    assert_eq!(run.told(0), [Told::Lost(HostId(1), silent)]);
+    assert_eq!(run.told(2), [Told::Message(HostId(0), b"kept".to_vec())]);
+    assert!(!run.net.deliver(HostId(0), HostId(1)));
+}
+
+#[test]
 fn unflushed_messages_stay_and_weigh() {
     let run = Run::new(2, 0);
     run.fabrics[0].send(HostId(1), &[b"ab", b"cd"]);
