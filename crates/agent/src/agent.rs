@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use fabric::{
-    ClusterId, Fabric, FabricError, Host, HostId, Inbox, Invitation, Keys, KeysError, Listener, MachineId,
-    TakeChannel, TcpMesh,
+    ClusterId, FabricError, Host, HostId, Inbox, Invitation, Keys, KeysError, Listener, MachineId, TakeChannel,
+    TcpMesh,
 };
 use pager::Budget;
 use parking_lot::Mutex;
@@ -429,7 +429,7 @@ impl Host for Agent {
         let Some(kept) = machines.get_mut(&id) else { return };
         let (machine, ends) = (kept.machine.clone(), kept.ends.take());
         drop(machines);
-        machine.set_fabric(fabric);
+        machine.set_mesh(fabric);
         let Some(ends) = ends else { return };
         let Some(agent) = self.me.upgrade() else { return };
         let name = format!("machine {id}");

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use coherence::{Epoch, HostId};
-use fabric::{Fabric, FabricError, Inbox, Invitation, MachineId, Member, Settings, TcpMesh};
+use fabric::{FabricError, Inbox, Invitation, MachineId, Member, Settings, TcpMesh};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -163,7 +163,7 @@ fn run(agent: &Agent, invitation: Invitation, lines: Orders, out: &mut Out) -> R
     let (machine, ends) = agent.make(invitation.clone()).map_err(Refusal::Other)?;
     let inbox: Arc<dyn Inbox> = Arc::new(Mailbox(Arc::downgrade(&machine)));
     let mesh = TcpMesh::open(agent.listener(), invitation, inbox).map_err(Refusal::Fabric)?;
-    machine.set_fabric(mesh);
+    machine.set_mesh(mesh);
     refresh(&machine);
     if machine.has_ended() {
         // A host went between the last link and now; the reason is in the channel, and told below.

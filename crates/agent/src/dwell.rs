@@ -138,6 +138,11 @@ impl Dwell {
         !self.filling.is_empty() && self.filling.contains_key(&page)
     }
 
+    /// The question for the page's bytes that counts.
+    pub fn question(&self, page: PageId) -> Option<u32> {
+        self.filling.get(&page).copied()
+    }
+
     /// The page's bytes have come, in answer to a question; false if nobody waits for that answer (any more).
     pub fn filled(&mut self, page: PageId, question: u32) -> bool {
         let waits = self.filling.get(&page) == Some(&question);
@@ -231,6 +236,13 @@ impl Dwell {
             self.queues.remove(&page);
         }
         held
+    }
+
+    /// What is held back or to come, in words.
+    #[cfg(feature = "sim")]
+    pub fn half_done(&self) -> Option<String> {
+        let some = !self.filling.is_empty() || !self.queues.is_empty();
+        some.then(|| format!("first bytes to come: {:x?}; held back: {:?}", self.filling, self.queues))
     }
 
     /// Forgets pages, and what is held back about them.

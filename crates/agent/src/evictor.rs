@@ -26,8 +26,13 @@ const IDLE_POLL: Duration = Duration::from_millis(100);
 /// …and after this time when it waits for a promise or for the network.
 const BUSY_POLL: Duration = Duration::from_millis(2);
 
-/// What a step led to.
-enum Step {
+/// What a turn led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There is nothing to do until there is pressure.
+    Idle,
+    /// There is pressure now.
+    Begun,
     /// Pages moved.
     Progress,
     /// Something is under way that will allow more.
@@ -36,96 +41,138 @@ enum Step {
     Stuck,
 }
 
+/// The evictor of one machine: what it is about.
+#[derive(Default)]
+pub struct Evictor {
+    /// From the high watermark to the low one.
+    relieves: bool,
+    batch: Eviction,
+    /// The batch is being packed.
+    packs: bool,
+}
+
 /// Runs until the machine ends.
 pub fn run(machine: &Machine) {
-    let mut batch = Eviction::default();
+    let mut evictor = Evictor::default();
     let mut affinity = Affinity::of(0);
     while !machine.has_ended() {
+        match evictor.turn(machine) {
+            Turn::Idle => {
+                let mut state = machine.lock();
+                if !machine.under_pressure() {
+                    machine.pressure.wait_for(&mut state, IDLE_POLL);
+                }
+            }
+            Turn::Begun => affinity.set(machine.near()),
+            Turn::Progress => {}
+            Turn::Wait | Turn::Stuck => {
+                machine.pressure.wait_for(&mut machine.lock(), BUSY_POLL);
+            }
+        }
+    }
+}
+
+impl Evictor {
+    /// It is not in the middle of anything.
+    #[cfg(feature = "sim")]
+    pub fn is_idle(&self) -> bool {
+        !self.relieves && !self.packs
+    }
+
+    /// Does the next thing that there is to do.
+    pub fn turn(&mut self, machine: &Machine) -> Turn {
+        if self.packs {
+            return self.pack(machine);
+        }
+        if !self.relieves {
+            self.relieves = machine.under_pressure();
+            return if self.relieves { Turn::Begun } else { Turn::Idle };
+        }
+        if machine.budget.held() <= machine.budget.low_watermark() {
+            self.relieves = false;
+            return Turn::Progress;
+        }
+        let turn = self.begin(machine);
+        match turn {
+            Turn::Progress if !self.packs => machine.relieved(true),
+            Turn::Stuck => machine.relieved(false),
+            _ => {}
+        }
+        turn
+    }
+
+    /// Hands over what is stowed, drops copies, or begins to pack what is mapped.
+    fn begin(&mut self, machine: &Machine) -> Turn {
+        let Some(fabric) = machine.fabric() else { return Turn::Wait };
         let mut state = machine.lock();
-        if !machine.under_pressure() {
-            machine.pressure.wait_for(&mut state, IDLE_POLL);
-            continue;
-        }
-        drop(state);
-        affinity.set(machine.near());
-        while !machine.has_ended() && machine.budget.held() > machine.budget.low_watermark() {
-            match step(machine, &mut batch) {
-                Step::Progress => machine.relieved(true),
-                Step::Wait => pause(machine),
-                Step::Stuck => {
-                    machine.relieved(false);
-                    pause(machine);
+        let holdings = state.pager.holdings();
+        let may_pack = holdings.mapped_pages > MAPPED_PAGES_MIN;
+        let stow_full = holdings.stowed_bytes > stow_share(machine.budget.limit(), holdings);
+        if (stow_full || !may_pack) && holdings.stowed_pages > 0 {
+            if machine.others().any(|h| fabric.backlog(h) > BACKLOG_BYTES_MAX) {
+                drop(state);
+                fabric.flush();
+                return Turn::Wait;
+            }
+            match state.hand_over(HAND_OVER_PAGES, &**fabric) {
+                Ok(0) => {
+                    drop(state);
+                    fabric.flush();
+                    if !machine.lock().rooms.nowhere() {
+                        return Turn::Wait;
+                    }
+                }
+                Ok(_) => {
+                    drop(state);
+                    fabric.flush();
+                    return Turn::Progress;
+                }
+                Err(violation) => {
+                    drop(state);
+                    machine.violated(&violation);
+                    return Turn::Stuck;
+                }
+            }
+            state = machine.lock();
+            // No host has room. What others have, too, goes before what clients need to run.
+            match state.drop_copies(&**fabric) {
+                Ok(Dropping::Begun) => {
+                    drop(state);
+                    fabric.flush();
+                    return Turn::Progress;
+                }
+                Ok(Dropping::UnderWay) => return Turn::Wait,
+                Ok(Dropping::None) if may_pack => {}
+                Ok(Dropping::None) => {
+                    state.ask_for_room(&**fabric);
+                    return Turn::Stuck;
+                }
+                Err(violation) => {
+                    drop(state);
+                    machine.violated(&violation);
+                    return Turn::Stuck;
                 }
             }
         }
+        if !may_pack || state.pager.begin_eviction(PACK_PAGES, &mut self.batch) == 0 {
+            return Turn::Stuck;
+        }
+        self.packs = true;
+        Turn::Progress
     }
-}
 
-fn pause(machine: &Machine) {
-    machine.pressure.wait_for(&mut machine.lock(), BUSY_POLL);
-}
-
-fn step(machine: &Machine, batch: &mut Eviction) -> Step {
-    let Some(fabric) = machine.fabric() else { return Step::Wait };
-    let mut state = machine.lock();
-    let holdings = state.pager.holdings();
-    let may_pack = holdings.mapped_pages > MAPPED_PAGES_MIN;
-    let stow_full = holdings.stowed_bytes > stow_share(machine.budget.limit(), holdings);
-    if (stow_full || !may_pack) && holdings.stowed_pages > 0 {
-        if machine.others().any(|h| fabric::Fabric::backlog(&**fabric, h) > BACKLOG_BYTES_MAX) {
+    /// Packs, piece by piece and without the lock; then the pages leave.
+    fn pack(&mut self, machine: &Machine) -> Turn {
+        if !self.batch.pack_next() {
+            let mut state = machine.lock();
+            let evicted = state.pager.finish_eviction(&mut self.batch);
+            state.counters.evicted_pages += evicted;
             drop(state);
-            fabric::Fabric::flush(&**fabric);
-            return Step::Wait;
+            self.packs = false;
+            machine.relieved(true);
         }
-        match state.hand_over(HAND_OVER_PAGES, &**fabric) {
-            Ok(0) => {
-                drop(state);
-                fabric::Fabric::flush(&**fabric);
-                if !machine.lock().rooms.nowhere() {
-                    return Step::Wait;
-                }
-            }
-            Ok(_) => {
-                drop(state);
-                fabric::Fabric::flush(&**fabric);
-                return Step::Progress;
-            }
-            Err(violation) => {
-                drop(state);
-                machine.violated(&violation);
-                return Step::Stuck;
-            }
-        }
-        state = machine.lock();
-        // No host has room. What others have, too, goes before what clients need to run.
-        match state.drop_copies(&**fabric) {
-            Ok(Dropping::Begun) => {
-                drop(state);
-                fabric::Fabric::flush(&**fabric);
-                return Step::Progress;
-            }
-            Ok(Dropping::UnderWay) => return Step::Wait,
-            Ok(Dropping::None) if may_pack => {}
-            Ok(Dropping::None) => {
-                state.ask_for_room(&**fabric);
-                return Step::Stuck;
-            }
-            Err(violation) => {
-                drop(state);
-                machine.violated(&violation);
-                return Step::Stuck;
-            }
-        }
+        Turn::Progress
     }
-    if !may_pack || state.pager.begin_eviction(PACK_PAGES, batch) == 0 {
-        return Step::Stuck;
-    }
-    drop(state);
-    batch.pack();
-    let mut state = machine.lock();
-    let evicted = state.pager.finish_eviction(batch);
-    state.counters.evicted_pages += evicted;
-    Step::Progress
 }
 
 /// Bytes that the stow may take of a budget.

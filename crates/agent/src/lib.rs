@@ -9,6 +9,7 @@ mod affinity;
 mod agent;
 mod bodies;
 mod clients;
+mod clock;
 mod control;
 mod credentials;
 mod dwell;

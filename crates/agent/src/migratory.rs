@@ -54,6 +54,12 @@ impl Migratory {
         self.pages.remove(&page) == Some(Known::Written)
     }
 
+    /// Pages of which something is known.
+    #[cfg(feature = "sim")]
+    pub fn marked(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.pages.keys().copied()
+    }
+
     /// Forgets pages.
     pub fn close(&mut self, gone: impl Fn(PageId) -> bool) {
         self.pages.retain(|page, _| !gone(*page));

@@ -83,6 +83,12 @@ impl Rooms {
         })
     }
 
+    /// Pages that a host has promised and that are not used.
+    #[cfg(feature = "sim")]
+    pub fn promised_by(&self, host: HostId) -> u32 {
+        self.rooms[usize::from(host.0)].promised
+    }
+
     fn others(&self) -> impl Iterator<Item = HostId> + use<> {
         let me = self.me;
         (0..self.rooms.len() as u16).map(HostId).filter(move |&h| h != me)

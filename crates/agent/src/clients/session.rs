@@ -159,10 +159,10 @@ impl Session {
         if to == me || kind > ChannelKind::Thread as u64 {
             return Err(libc::EINVAL);
         }
-        let Some(fabric) = self.machine.fabric() else { return Err(libc::EIO) };
+        let Some(mesh) = self.machine.mesh() else { return Err(libc::EIO) };
         // Before anybody there can touch a page.
         self.machine.lock().spread(self.space);
-        match fabric.open_channel(to, [u64::from(self.space.0), kind, 0, 0]) {
+        match mesh.open_channel(to, [u64::from(self.space.0), kind, 0, 0]) {
             Ok(socket) => Ok(socket),
             Err(error) => {
                 eprintln!("megalith agent: no channel to host {}: {error}", member.name);

@@ -1,7 +1,7 @@
 //! What other hosts say to a machine: the fabric's way in.
 
 use std::sync::Weak;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Inbox, Lost};
@@ -87,7 +87,7 @@ impl Machine {
                 return state.give_room(from, pages, fabric).err().map(After::Violation);
             }
             Said::Room(pages) => {
-                state.rooms.promised(from, pages, Instant::now());
+                state.rooms.promised(from, pages, self.clock.now());
                 return Some(After::Room);
             }
             Said::SpaceEnd(space) => {

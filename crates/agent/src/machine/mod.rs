@@ -19,6 +19,7 @@
 mod inbox;
 mod names;
 mod report;
+mod signal;
 mod spaces;
 mod timer;
 
@@ -30,16 +31,20 @@ use std::time::{Duration, Instant};
 
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Invitation, TcpMesh};
-use pager::{Budget, Fault, SpaceId};
+use pager::{Budget, Bug, Fault, SpaceId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::bodies::{Bodies, Nursery};
 use crate::clients::Stewards;
+use crate::clock::Clock;
 use crate::procfs::Load;
 use crate::state::{Served, State};
 use crate::wire;
 pub use inbox::Mailbox;
 use names::Names;
+use signal::Signal;
+#[cfg(feature = "sim")]
+pub(crate) use spaces::Discard;
 
 /// A machine that has been full for so long, with a thread waiting for a page, is out of memory.
 const FULL_AFTER: Duration = Duration::from_secs(1);
@@ -85,8 +90,11 @@ pub struct Machine {
     /// Signalled when the timer has something to do earlier than it knew.
     due: Arc<Condvar>,
     /// Signalled when a space has ended, a discard has reached every host, or the machine has ended.
-    over: Condvar,
-    fabric: OnceLock<Arc<TcpMesh>>,
+    over: Signal,
+    fabric: OnceLock<Arc<dyn Fabric>>,
+    /// The same, where it is a network.
+    mesh: OnceLock<Arc<TcpMesh>>,
+    clock: Clock,
     /// Programs' threads, at home.
     pub(crate) stewards: Stewards,
     bodies: Bodies,
@@ -117,30 +125,7 @@ impl Machine {
         nursery: Arc<Nursery>,
         ends: Sender<End>,
     ) -> std::io::Result<Arc<Self>> {
-        let hosts = invitation.members.len() as u16;
-        let due = Arc::new(Condvar::new());
-        let state = State::new(invitation.me, hosts, invitation.epoch, budget.clone(), due.clone())?;
-        let machine = Arc::new(Self {
-            budget,
-            state: Mutex::new(state),
-            room: Condvar::new(),
-            pressure: Condvar::new(),
-            due,
-            over: Condvar::new(),
-            fabric: OnceLock::new(),
-            stewards: Stewards::default(),
-            joined: Mutex::default(),
-            load: Mutex::default(),
-            bodies: Bodies::new(invitation.machine, nursery),
-            bursts: (0..hosts).map(|_| Mutex::default()).collect(),
-            clients: Mutex::default(),
-            ended: AtomicBool::new(false),
-            stuck: Mutex::default(),
-            near: AtomicUsize::new(NO_CPU),
-            names: Names::new(invitation.me),
-            ends,
-            invitation,
-        });
+        let machine = Arc::new(Self::still(invitation, budget, nursery, ends, Clock::default())?);
         let evictor = machine.clone();
         std::thread::Builder::new().name("evictor".into()).spawn(move || crate::evictor::run(&evictor))?;
         let timer = machine.clone();
@@ -154,18 +139,69 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The same without its threads: nothing happens by itself.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn still(
+        invitation: Invitation,
+        budget: Arc<Budget>,
+        nursery: Arc<Nursery>,
+        ends: Sender<End>,
+        clock: Clock,
+    ) -> std::io::Result<Self> {
+        let hosts = invitation.members.len() as u16;
+        let due = Arc::new(Condvar::new());
+        let (me, epoch) = (invitation.me, invitation.epoch);
+        let state = State::new(me, hosts, epoch, budget.clone(), clock.clone(), due.clone())?;
+        Ok(Self {
+            budget,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            pressure: Condvar::new(),
+            due,
+            over: Signal::default(),
+            fabric: OnceLock::new(),
+            mesh: OnceLock::new(),
+            clock,
+            stewards: Stewards::default(),
+            joined: Mutex::default(),
+            load: Mutex::default(),
+            bodies: Bodies::new(invitation.machine, nursery),
+            bursts: (0..hosts).map(|_| Mutex::default()).collect(),
+            clients: Mutex::default(),
+            ended: AtomicBool::new(false),
+            stuck: Mutex::default(),
+            near: AtomicUsize::new(NO_CPU),
+            names: Names::new(invitation.me),
+            ends,
+            invitation,
+        })
+    }
+
     /// The machine's state.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
     /// The fabric, once the mesh stands.
-    pub fn fabric(&self) -> Option<&Arc<TcpMesh>> {
+    pub fn fabric(&self) -> Option<&Arc<dyn Fabric>> {
         self.fabric.get()
     }
 
-    /// The mesh stands: messages that came before are handled now.
-    pub fn set_fabric(&self, fabric: Arc<TcpMesh>) {
+    /// The mesh, once it stands.
+    pub fn mesh(&self) -> Option<&Arc<TcpMesh>> {
+        self.mesh.get()
+    }
+
+    /// The mesh stands.
+    pub fn set_mesh(&self, mesh: Arc<TcpMesh>) {
+        assert!(self.mesh.set(mesh.clone()).is_ok(), "a machine has one mesh");
+        self.set_fabric(mesh);
+    }
+
+    /// The machine's hosts are joined: messages that came before are handled now.
+    pub fn set_fabric(&self, fabric: Arc<dyn Fabric>) {
         assert!(self.fabric.set(fabric).is_ok(), "a machine has one fabric");
         for host in 0..self.bursts.len() as u16 {
             self.handle_burst(HostId(host));
@@ -203,9 +239,11 @@ impl Machine {
             };
         }
         self.bodies.kill_all();
+        let untold = cfg!(feature = "sim") && self.lock().pager.planted.has(Bug::LossUntold);
         if let (Some(fabric), End::Lost { host, reason }) = (self.fabric(), &end)
             && self.invitation.me.0 != 0
             && host.0 != 0
+            && !untold
         {
             // Home tells the user.
             fabric.send(HostId(0), &[&wire::peer_lost(*host, reason)]);
@@ -215,9 +253,10 @@ impl Machine {
         let _ = self.ends.send(end);
         // Who has seen that the machine goes on is waiting by the time the lock is free.
         drop(self.lock());
-        for waiters in [&self.room, &self.pressure, &self.due, &self.over] {
+        for waiters in [&self.room, &self.pressure, &self.due] {
             waiters.notify_all();
         }
+        self.over.give();
     }
 
     /// Remembers a client, to kill it when the machine ends. False if it has ended already.
@@ -238,30 +277,45 @@ impl Machine {
 
     /// A thread of a client waits at an address: answers it, or sees to it that it will be answered.
     pub fn fault(&self, space: SpaceId, fault: Fault) {
-        let since = Instant::now();
-        let Some(fabric) = self.fabric() else { return };
+        let since = self.clock.now();
         let mut state = self.lock();
-        while !self.has_ended() {
+        while let Some(mut waits) = self.try_fault(state, space, fault, since) {
+            self.room.wait_for(&mut waits, ROOM_POLL);
+            state = waits;
+        }
+    }
+
+    /// An attempt at that. Gives the lock back if there is no room for the page: then the caller waits for some, and tries again.
+    pub(crate) fn try_fault<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        space: SpaceId,
+        fault: Fault,
+        since: Instant,
+    ) -> Option<MutexGuard<'a, State>> {
+        let fabric = self.fabric()?;
+        if !self.has_ended() {
             match state.fault(space, fault, since, &**fabric) {
-                Ok(Served::Done) => break,
+                Ok(Served::Done) => {}
                 Ok(Served::NoRoom) => {
                     self.pressure.notify_one();
-                    if self.stuck.lock().is_some_and(|since| since.elapsed() > FULL_AFTER) {
-                        drop(state);
-                        // Before the clients are killed, and what they held is freed.
-                        self.end(End::Full { hosts: self.all_figures() });
-                        return;
+                    if self.stuck.lock().is_none_or(|stuck| self.clock.since(stuck) <= FULL_AFTER) {
+                        return Some(state);
                     }
-                    self.room.wait_for(&mut state, ROOM_POLL);
+                    drop(state);
+                    // Before the clients are killed, and what they held is freed.
+                    self.end(End::Full { hosts: self.all_figures() });
+                    return None;
                 }
                 Err(violation) => {
                     drop(state);
                     self.violated(&violation);
-                    return;
+                    return None;
                 }
             }
         }
-        self.leave(state, fabric);
+        self.leave(state, &**fabric);
+        None
     }
 
     /// A file that the program has mapped cannot be read: it must not go on with other bytes.
@@ -293,10 +347,22 @@ impl Machine {
         if progress {
             *stuck = None;
         } else {
-            stuck.get_or_insert_with(Instant::now);
+            stuck.get_or_insert_with(|| self.clock.now());
         }
         drop(stuck);
         self.room.notify_all();
+    }
+
+    /// How often those were woken who wait for a discard, or for an end.
+    #[cfg(feature = "sim")]
+    pub fn signals(&self) -> u64 {
+        self.over.given()
+    }
+
+    /// The evictor has found nothing that it could do, and has not made room since.
+    #[cfg(feature = "sim")]
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.lock().is_some()
     }
 
     /// A message came that cannot be: the machine cannot go on.
@@ -305,7 +371,7 @@ impl Machine {
     }
 
     /// Gives the lock back after something was done with it, and sees to what must be done without.
-    fn leave(&self, mut state: MutexGuard<'_, State>, fabric: &TcpMesh) {
+    fn leave(&self, mut state: MutexGuard<'_, State>, fabric: &dyn Fabric) {
         let press = self.under_pressure();
         let unreadable = state.unreadable.take();
         drop(state);

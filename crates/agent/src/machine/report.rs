@@ -67,7 +67,7 @@ impl Machine {
 
     /// The shortest round trip to each member, as far as known.
     fn rtt_us(&self) -> Vec<Option<u32>> {
-        let Some(fabric) = self.fabric() else { return Vec::new() };
+        let Some(fabric) = self.mesh() else { return Vec::new() };
         let to = |host| match fabric.link_socket(host) {
             None if host == fabric.me() => Some(0),
             socket => socket.and_then(rtt::shortest_us),

@@ -1,17 +1,35 @@
 //! A machine's spaces: their body processes on this host, what is freed of them everywhere, and their end.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use client::ChannelKind;
-use coherence::HostId;
+use coherence::{HostId, PageId, RegionId};
 use fabric::{Fabric, TakeChannel};
-use pager::{PAGE, Source, SpaceId, offset};
+use pager::{Bug, PAGE, Source, SpaceId, offset};
+use parking_lot::MutexGuard;
 
 use super::{BODIES_TIMEOUT, End, Machine};
 use crate::bodies::Ending;
 use crate::state::{State, home_of};
 use crate::wire;
+
+/// A range that is being freed on all hosts.
+pub(crate) struct Discard {
+    space: SpaceId,
+    start: u64,
+    len: u64,
+    /// What is still to be said to the pager.
+    source: Option<Option<Source>>,
+    pages: Range<PageId>,
+    /// Regions whose pages are still to be discarded here.
+    regions: std::vec::IntoIter<RegionId>,
+    /// Pages of which copies may be left.
+    going: Vec<PageId>,
+    /// By which other hosts' answers are known.
+    token: Option<u32>,
+}
 
 impl Machine {
     /// A client's space has ended: everywhere.
@@ -39,47 +57,73 @@ impl Machine {
         len: u64,
         source: Option<Option<Source>>,
     ) -> Result<(), i32> {
+        let mut discard = self.begin_discard(space, start, len, source);
+        while let Some(mut waits) = self.go_on(&mut discard)? {
+            // It ends with the answers of all hosts, or with the machine.
+            self.over.wait(&mut waits);
+        }
+        Ok(())
+    }
+
+    /// The first step of [`Machine::discard`]; the others are [`Machine::go_on`].
+    #[allow(clippy::option_option, reason = "as above")]
+    pub(crate) fn begin_discard(
+        &self,
+        space: SpaceId,
+        start: u64,
+        len: u64,
+        source: Option<Option<Source>>,
+    ) -> Discard {
         let first = space.page(start);
         let pages = first..offset(first, len / PAGE as u64);
+        let regions = self.lock().node.touched_regions(pages.clone()).into_iter();
+        Discard { space, start, len, source, pages, regions, going: Vec::new(), token: None }
+    }
+
+    /// Does what can be done of a discard. Gives the lock if it must wait: then it is to be called again when `over` is signalled.
+    ///
+    /// # Errors
+    /// An errno: the machine has ended.
+    pub(crate) fn go_on(&self, discard: &mut Discard) -> Result<Option<MutexGuard<'_, State>>, i32> {
         let Some(fabric) = self.fabric() else { return Err(libc::EIO) };
-        let mut state = self.lock();
-        let mut going = Vec::new();
-        for region in state.node.touched_regions(pages.clone()) {
-            if let Err(violation) = state.discard(region, &pages, &mut going, &**fabric) {
-                drop(state);
+        let Discard { space, pages, going, .. } = discard;
+        // A program may free terabytes at once: let faults and signs of life in between, and messages out.
+        for region in discard.regions.by_ref() {
+            let discarded = self.lock().discard(region, pages, going, &**fabric);
+            if let Err(violation) = discarded {
                 self.violated(&violation);
                 return Err(libc::EIO);
             }
-            // A program may free terabytes at once: let faults and signs of life in between, and messages out.
-            drop(state);
             fabric.flush();
-            state = self.lock();
         }
-        if let Some(source) = source {
-            state.pager.back(space, start, len, source);
-        }
-        if !state.is_spread(space) {
-            drop(state);
-            fabric.flush();
-            return Ok(());
-        }
-        let token = state.begin_sweep(&pages, &**fabric);
-        fabric.flush();
-        while !state.sweep_is_over(token, &mut going) {
-            if self.has_ended() {
-                return Err(libc::EIO);
+        let mut state = self.lock();
+        let token = match discard.token {
+            Some(token) => token,
+            None => {
+                if let Some(source) = discard.source.take() {
+                    state.pager.back(*space, discard.start, discard.len, source);
+                }
+                if !state.is_spread(*space) {
+                    drop(state);
+                    fabric.flush();
+                    return Ok(None);
+                }
+                let token = state.begin_sweep(pages, &**fabric);
+                fabric.flush();
+                *discard.token.insert(token)
             }
-            // It ends with the answers of all hosts, or with the machine.
-            self.over.wait(&mut state);
+        };
+        if state.sweep_is_over(token, going) {
+            return Ok(None);
         }
-        Ok(())
+        if self.has_ended() { Err(libc::EIO) } else { Ok(Some(state)) }
     }
 
     /// Tells of the discards that have reached every host.
     pub(super) fn end_sweeps(&self, state: &mut State, fabric: &dyn Fabric) {
         state.end_sweeps(fabric);
-        if state.has_sweepers() {
-            self.over.notify_all();
+        if state.has_sweepers() && !state.pager.planted.has(Bug::SweepUnsaid) {
+            self.over.give();
         }
     }
 
@@ -88,7 +132,7 @@ impl Machine {
         if !self.bodies.kill(space) {
             self.lock().free_space(space);
         }
-        self.over.notify_all();
+        self.over.give();
         self.room.notify_all();
     }
 
@@ -151,7 +195,7 @@ impl Machine {
         let deadline = Instant::now() + self.invitation.settings.lost_after;
         let mut state = self.lock();
         while !state.is_closed(space) && !self.has_ended() {
-            if self.over.wait_until(&mut state, deadline).timed_out() {
+            if !self.over.wait_until(&mut state, deadline) {
                 drop(state);
                 let reason = "the body process of the program died".into();
                 self.end(End::Lost { host: self.invitation.me, reason });

@@ -3,11 +3,9 @@
 //! Only the home host has the files that a program maps. On another host a page of such a range is *filled*: home's agent is asked
 //! for the bytes, and until they come all messages about the page wait ([`crate::dwell`]).
 
-use std::time::Instant;
-
 use coherence::{HostId, PageId, Violation};
 use fabric::Fabric;
-use pager::{PAGE, Packed, SpaceId, offset};
+use pager::{Bug, PAGE, Packed, SpaceId, offset};
 
 use super::{State, home_of};
 use crate::figures::Kind;
@@ -78,6 +76,10 @@ impl State {
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
         // The page may have been discarded meanwhile, and the space may have ended.
+        let question = match self.pager.planted.has(Bug::OldAnswer) {
+            true => self.dwell.question(page).unwrap_or(question),
+            false => question,
+        };
         if !self.dwell.filled(page, question) {
             return Ok(());
         }
@@ -89,7 +91,7 @@ impl State {
         }
         if self.dwell.holds(page) {
             self.flush_arrived();
-            self.release(page, Instant::now(), fabric)?;
+            self.release(page, self.clock.now(), fabric)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use coherence::{Access, Event, HostId, Message, PageId, REGION_PAGES, Violation};
 use fabric::Fabric;
-use pager::{Packed, Place, SpaceId};
+use pager::{Bug, Packed, Place, SpaceId};
 
 use super::State;
 use crate::dwell::takes;
@@ -34,6 +34,9 @@ impl State {
     /// As [`State::message`].
     pub fn deliver_due(&mut self, now: Instant, fabric: &dyn Fabric) -> Result<(), Violation> {
         while let Some(page) = self.dwell.due(now) {
+            if self.pager.planted.has(Bug::NeverDue) {
+                continue;
+            }
             self.release(page, now, fabric)?;
         }
         self.flush_arrived();
@@ -97,8 +100,9 @@ impl State {
     ) -> Result<(), Violation> {
         self.see_arrived(&message);
         if let Some(page) = message.page().filter(|_| !self.dwell.is_quiet()) {
-            let now = Instant::now();
-            if !self.dwell.admits(&message, page, now) {
+            let now = self.clock.now();
+            let overtakes = self.pager.planted.has(Bug::OvertakesHeld) && !takes(&message);
+            if !overtakes && !self.dwell.admits(&message, page, now) {
                 self.counters.dwelled += u64::from(takes(&message) && !self.dwell.holds(page));
                 if self.dwell.hold((from, message), page, beside, now) {
                     self.due.notify_one();
@@ -111,6 +115,9 @@ impl State {
 
     /// Maps a page that has just arrived before a message about it is looked at: it dwells, and it is not idle.
     fn see_arrived(&mut self, message: &Message) {
+        if self.pager.planted.has(Bug::ArrivedLate) {
+            return;
+        }
         if !self.arrived.is_empty() && message.page().is_some_and(|page| self.arrived.has(page)) {
             self.flush_arrived();
         }

@@ -12,10 +12,13 @@
 //! | `files.rs` | first bytes that the home host reads from files |
 //! | `spaces.rs` | spaces: spread over hosts, and ended |
 //! | `sweeps.rs` | ranges that are freed on all hosts |
+//! | `rest.rs` | what simulations may ask |
 
 mod copies;
 mod files;
 mod messages;
+#[cfg(feature = "sim")]
+mod rest;
 mod settle;
 mod spaces;
 mod sweeps;
@@ -28,10 +31,11 @@ use std::time::Instant;
 
 use coherence::{Access, Action, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
 use fabric::Fabric;
-use pager::{Budget, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
+use pager::{Budget, Bug, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
 use parking_lot::Condvar;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::clock::Clock;
 use crate::dwell::Dwell;
 use copies::Copies;
 pub use copies::Dropping;
@@ -88,6 +92,7 @@ pub struct State {
     /// Why a file that backs a page could not be read. Who waits for the page gets no answer: the machine must end.
     pub unreadable: Option<std::io::Error>,
     me: HostId,
+    clock: Clock,
     budget: Arc<Budget>,
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
@@ -123,6 +128,7 @@ impl State {
         hosts: u16,
         epoch: Epoch,
         budget: Arc<Budget>,
+        clock: Clock,
         due: Arc<Condvar>,
     ) -> std::io::Result<Self> {
         Ok(Self {
@@ -137,6 +143,7 @@ impl State {
             figures_heard: vec![0; usize::from(hosts)],
             unreadable: None,
             me,
+            clock,
             budget,
             epoch,
             streams: FxHashMap::default(),
@@ -197,8 +204,9 @@ impl State {
                         } else {
                             self.pager.allow_write(page);
                         }
-                        self.counters.fault(Kind::Minor, since.elapsed());
-                        self.got(page, Instant::now());
+                        let now = self.clock.now();
+                        self.counters.fault(Kind::Minor, now - since);
+                        self.got(page, now);
                     }
                 }
                 Ok(Served::Done)
@@ -236,8 +244,9 @@ impl State {
             return Ok(Served::NoRoom);
         }
         self.pager.unstow(page, pages, held == Access::Write);
-        self.counters.fault(Kind::Local, since.elapsed());
-        self.got(page, Instant::now());
+        let now = self.clock.now();
+        self.counters.fault(Kind::Local, now - since);
+        self.got(page, now);
         if fault.write && held == Access::Read {
             self.waiting.entry(page).or_insert(Waiting { since, thread: fault.thread });
             self.want(page, Access::Write, fabric)?;
@@ -330,7 +339,9 @@ impl State {
         let mut pages = Vec::new();
         self.pager.oldest_stowed(count.min(promised as usize), &mut pages);
         for &page in &pages {
-            self.rooms.use_one(to);
+            if !self.pager.planted.has(Bug::RoomUsedTwice) {
+                self.rooms.use_one(to);
+            }
             self.tell(Event::HandOver { page, to: Some(to) })?;
         }
         self.settle(fabric)?;
@@ -339,7 +350,7 @@ impl State {
 
     /// Asks hosts for room where promises run low.
     pub fn ask_for_room(&mut self, fabric: &dyn Fabric) {
-        for host in self.rooms.ask(Instant::now()) {
+        for host in self.rooms.ask(self.clock.now()) {
             fabric.send(host, &[&wire::room_ask(ROOM_PAGES)]);
         }
     }
@@ -353,6 +364,9 @@ impl State {
         let mut pages = u64::from(asked.min(ROOM_PAGES)).min(spare / u64::from(fabric.hosts()).max(1));
         while pages > 0 && !self.budget.try_take(pages * PAGE as u64) {
             pages /= 2;
+        }
+        if self.pager.planted.has(Bug::RoomUnreserved) {
+            self.budget.give(pages * PAGE as u64);
         }
         fabric.send(to, &[&wire::room(pages as u32)]);
         if pages == 0 {

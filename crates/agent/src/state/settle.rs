@@ -1,10 +1,10 @@
 //! Doing what the protocol said.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coherence::{Access, Action, After, Bytes, HostId, PageId, Violation};
 use fabric::Fabric;
-use pager::{PAGE, Packed, Place, offset};
+use pager::{Bug, PAGE, Packed, Place, offset};
 
 use super::State;
 use crate::figures::Kind;
@@ -70,7 +70,7 @@ impl State {
                 {
                     let carried = carried.as_ref().expect("the protocol asks only for bytes that came");
                     if let Some(waiting) = self.waiting.get(&page) {
-                        self.fetches.came(waiting.thread, from, waiting.since.elapsed());
+                        self.fetches.came(waiting.thread, from, self.clock.since(waiting.since));
                     }
                     self.arrive(page, access, Kind::Remote, carried);
                 }
@@ -151,6 +151,7 @@ impl State {
                     self.pager.unstow(page, 1, access == Some(Access::Write));
                     self.answered(page, Kind::Remote);
                 }
+                _ if self.pager.planted.has(Bug::GrantNotWoken) => {}
                 // Who waits for it faults again and finds it held.
                 _ => self.pager.wake_page(page),
             },
@@ -158,11 +159,13 @@ impl State {
                 let run = run_length(actions, page, |a| matches!(a, Action::Drop { .. }));
                 self.pager.remove(page, run as u64);
                 for page in (0..run as u64).map(|i| offset(page, i)) {
-                    self.migratory.taken(page);
+                    if !self.pager.planted.has(Bug::MarksKept) {
+                        self.migratory.taken(page);
+                    }
                     self.dwell.lost_to_writer(page);
                 }
                 if !self.dwell.is_quiet() {
-                    let now = Instant::now();
+                    let now = self.clock.now();
                     for page in (0..run as u64).map(|i| offset(page, i)) {
                         if self.dwell.unfill(page, now) {
                             self.due.notify_one();
@@ -173,12 +176,17 @@ impl State {
             }
             Action::Protect { page } => {
                 self.pager.protect(page);
-                self.dwell.lost_to_reader(page, Instant::now());
+                self.dwell.lost_to_reader(page, self.clock.now());
             }
             Action::HandedOver { .. } => self.counters.handed_over_pages += 1,
             Action::KeptAfterAll { page, to } => {
+                if self.pager.planted.has(Bug::HandOverDrops) {
+                    self.pager.remove(page, 1);
+                }
                 if let Some(to) = to {
-                    self.rooms.unused(to);
+                    if !self.pager.planted.has(Bug::PromiseLost) {
+                        self.rooms.unused(to);
+                    }
                     self.pager.requeue_stowed(page);
                 }
             }
@@ -193,8 +201,10 @@ impl State {
     /// The page is there for who waits for it.
     pub(super) fn answered(&mut self, page: PageId, kind: Kind) {
         if let Some(waiting) = self.waiting.remove(&page) {
-            self.counters.fault(kind, Duration::min(waiting.since.elapsed(), Duration::from_secs(3600)));
-            self.got(page, Instant::now());
+            let now = self.clock.now();
+            let waited = now.saturating_duration_since(waiting.since);
+            self.counters.fault(kind, Duration::min(waited, Duration::from_secs(3600)));
+            self.got(page, now);
         }
     }
 }

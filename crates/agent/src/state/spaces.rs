@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coherence::{HostId, PageId};
-use pager::SpaceId;
+use pager::{Bug, SpaceId};
 
 use super::State;
 
@@ -47,7 +47,9 @@ impl State {
     pub fn shut_space(&mut self, space: SpaceId) {
         if self.closed.insert(space) {
             self.flush_arrived();
-            self.node.close(space.pages());
+            if !self.pager.planted.has(Bug::EndForgotten) {
+                self.node.close(space.pages());
+            }
             self.streams.remove(&space);
             let gone = |page: PageId| SpaceId::of(page) == space;
             self.waiting.retain(|&page, _| !gone(page));

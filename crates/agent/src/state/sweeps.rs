@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use coherence::{Event, HostId, PageId, Violation};
 use fabric::Fabric;
-use pager::SpaceId;
+use pager::{Bug, SpaceId};
 use rustc_hash::FxHashMap;
 
 use super::State;
@@ -22,6 +22,15 @@ pub struct Sweeps {
     /// Those that we have asked for: how many hosts have not answered.
     own: FxHashMap<u32, u16>,
     tokens: u32,
+}
+
+#[cfg(feature = "sim")]
+impl Sweeps {
+    /// What is under way, in words.
+    pub fn half_done(&self) -> Option<String> {
+        let some = !self.asked.is_empty() || !self.own.is_empty();
+        some.then(|| format!("sweeps: asked for {:?}, own {:?}", self.asked, self.own))
+    }
 }
 
 #[derive(Debug)]
@@ -58,8 +67,11 @@ impl State {
 
     /// Answers those whose pages are nowhere any more.
     pub fn end_sweeps(&mut self, fabric: &dyn Fabric) {
-        let Self { sweeps, node, closed, .. } = self;
+        let Self { sweeps, node, closed, pager, .. } = self;
         sweeps.asked.retain_mut(|asked| {
+            if pager.planted.has(Bug::SweptEarly) {
+                asked.going.clear();
+            }
             asked.going.retain(|&page| node.discarding(page) && !closed.contains(&SpaceId::of(page)));
             if asked.going.is_empty() {
                 fabric.send(asked.by, &[&wire::swept(asked.token)]);
