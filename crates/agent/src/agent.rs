@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -180,12 +180,13 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
     let address = listener.address();
     assert!(agent.listener.set(listener).is_ok(), "just made");
 
-    let control_listener = UnixListener::bind(&control_path).map_err(at(&control_path))?;
-    let sockets = Sockets(vec![control_path.clone(), client_path.clone()]);
-    std::fs::set_permissions(&control_path, std::fs::Permissions::from_mode(0o600))
-        .map_err(at(&control_path))?;
+    // Whoever can connect to the second finds the first.
+    let mut sockets = Sockets(Vec::new());
     let client_listener = Arc::new(ClientListener::bind(&client_path).map_err(at(&client_path))?);
-    let control_listener = Arc::new(control_listener);
+    sockets.0.push(client_path);
+    let control_listener = clients::listen(&control_path, libc::SOCK_STREAM).map_err(at(&control_path))?;
+    sockets.0.push(control_path);
+    let control_listener = Arc::new(UnixListener::from(control_listener));
 
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new().name(name.into()).spawn(work).map_err(AgentError::Descriptor)

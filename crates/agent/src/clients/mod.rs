@@ -24,7 +24,7 @@ pub use session::Role;
 use session::Session;
 #[cfg(feature = "fuzz")]
 pub use session::range;
-pub use socket::{ClientListener, Connection, check};
+pub use socket::{ClientListener, Connection, check, listen};
 #[cfg(feature = "fuzz")]
 pub use steward::placement;
 pub use steward::{Stewards, Thread};

@@ -22,29 +22,7 @@ impl ClientListener {
     /// # Errors
     /// Those of socket(2), bind(2), listen(2).
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let fd = check(
-            // SAFETY: a plain system call.
-            unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) },
-        )?;
-        // SAFETY: the descriptor was just made and is nobody else's.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: all zeros is a valid sockaddr_un.
-        let mut name: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        name.sun_family = libc::AF_UNIX as u16;
-        let bytes = path.as_os_str().as_encoded_bytes();
-        if bytes.len() >= name.sun_path.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is too long for a socket"));
-        }
-        for (to, from) in name.sun_path.iter_mut().zip(bytes) {
-            *to = *from as libc::c_char;
-        }
-        // SAFETY: `name` is a sockaddr_un of the length we say.
-        check(unsafe {
-            libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size_of::<libc::sockaddr_un>() as u32)
-        })?;
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        // SAFETY: a plain system call.
-        check(unsafe { libc::listen(fd.as_raw_fd(), 64) })?;
+        let fd = listen(path, libc::SOCK_SEQPACKET)?;
         Ok(Self { fd })
     }
 
@@ -80,6 +58,35 @@ impl ClientListener {
             }
         }
     }
+}
+
+/// A Unix socket that listens at `path`, of a kind such as `SOCK_STREAM`: its owner's alone from its first moment on.
+///
+/// # Errors
+/// Those of socket(2), bind(2), listen(2).
+pub fn listen(path: &Path, kind: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zeros is a valid sockaddr_un.
+    let mut name: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    name.sun_family = libc::AF_UNIX as u16;
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.len() >= name.sun_path.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is too long for a socket"));
+    }
+    for (to, from) in name.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: plain system calls; `name` is a sockaddr_un of the length we say. On Linux the file that bind(2) makes gets the
+    // mode that the socket has.
+    unsafe {
+        check(libc::fchmod(fd.as_raw_fd(), 0o600))?;
+        check(libc::bind(fd.as_raw_fd(), (&raw const name).cast(), size_of::<libc::sockaddr_un>() as u32))?;
+        check(libc::listen(fd.as_raw_fd(), 64))?;
+    }
+    Ok(fd)
 }
 
 /// A client's process.
