@@ -1,4 +1,4 @@
-"""A temporary folder that is taken away by its maker, or, if that is killed, by the next run that makes one.
+"""A temporary folder that is taken away by its maker, or, if that is killed, by the next run.
 
 Its maker holds a lock on it (flock(2)), which the kernel lets go of when the maker ends, however it ends. So a folder
 that can be locked is nobody's. Between being made and being locked a folder looks like that, too: who has locked his
@@ -23,7 +23,6 @@ def temporary(prefix: str) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made.
     """
-    sweep(prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix))
         with suppress(FileNotFoundError):  # somebody has swept it away

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from megalith.exceptions import AgentError
-from megalith.folder import temporary
+from megalith.folder import sweep, temporary
 from megalith.placement import Placement, Spread
 from megalith.processes import name_of
 from megalith.report import Decision, HostFigures, HotPage, SpreadFigures, ThreadFigures
@@ -25,6 +25,7 @@ from megalith.watch import Watch
 
 DECISIONS_MAX: Final = 1000
 HOT_MAX: Final = 20
+VIEW_PREFIX: Final = "megalith-view-"
 
 Order = Callable[[int, int, int], None]
 """Orders thread (process, tid) to a host."""
@@ -155,12 +156,14 @@ def spreading(
 
     The view lies in ``private``, a directory that goes away with the run, or where temporary files do.
     """
+    if private is None:
+        sweep(VIEW_PREFIX)
     if not placement.spread:
         yield None
         return
     with ExitStack() as cleanup:
         try:
-            folder = private / "view" if private is not None else cleanup.enter_context(temporary("megalith-view-"))
+            folder = private / "view" if private is not None else cleanup.enter_context(temporary(VIEW_PREFIX))
             folder.mkdir(mode=0o700, exist_ok=True)
             view = View(folder, placement.cpus, hosts)
         except OSError as error:

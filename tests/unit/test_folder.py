@@ -43,8 +43,8 @@ def test_what_a_killed_maker_left_goes_with_the_next(place: Path) -> None:
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
     left = Path(done.stdout.strip())
     assert left.joinpath("file").exists(), done.stderr
-    with temporary(PREFIX) as folder:
-        assert list(place.iterdir()) == [folder]
+    sweep(PREFIX)
+    assert list(place.iterdir()) == []
 
 
 def test_folders_in_use_and_others_stay(place: Path) -> None:
