@@ -53,6 +53,7 @@ class Hosts:
     `memory` is each agent's budget. `limit_bytes` bounds the whole host (agent, and on the home host the CLI
     and the program) by a memory cgroup; it needs namespaces. Where hosts have networks of their own their agents have
     keys; `plaintext` makes them do without.
+    What agents and programs write lies in a directory below `under`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Hosts:
         cluster: str = "test",
         namespaces: bool | None = None,
         plaintext: bool = False,
+        under: Path = Path("/tmp"),
     ) -> None:
         self.plaintext = plaintext
         self.mark = processes.new_mark()
@@ -71,6 +73,7 @@ class Hosts:
         self.all: list[Host] = []
         self.network: Network | None = None
         self._spawned: list[subprocess.Popen[bytes]] = []
+        self._under = under
         self._cleanup = ExitStack()
         atexit.register(self.close)
         try:
@@ -214,7 +217,7 @@ class Hosts:
     def _make(self, count: int, memory: str | Sequence[str], limit_bytes: int | None, namespaces: bool) -> None:
         if limit_bytes is not None and not namespaces:
             raise ValueError("a limit needs namespaces")
-        self.base = Path(tempfile.mkdtemp(prefix="mgl-hosts-", dir="/tmp"))
+        self.base = Path(tempfile.mkdtemp(prefix="mgl-hosts-", dir=self._under))
         self._cleanup.callback(shutil.rmtree, self.base, ignore_errors=True)
         self.scratch = self.base / "tmp"
         self.scratch.mkdir()

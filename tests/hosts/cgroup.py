@@ -37,8 +37,17 @@ class MemoryGroup(ABC):
         """The words before a command that make it run in this group, as the same process."""
         return ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self.procs)]
 
+    def limit(self, limit_bytes: int) -> None:
+        """Changes the limit; OSError where the group uses more and the kernel can reclaim too little."""
+        self._limit(limit_bytes)
+        self.limit_bytes = limit_bytes
+
     @abstractmethod
     def _limit(self, limit_bytes: int) -> None: ...
+
+    @abstractmethod
+    def usage_bytes(self) -> int:
+        """What the group uses now, page cache included."""
 
     @abstractmethod
     def max_usage_bytes(self) -> int:
@@ -83,6 +92,9 @@ class _GroupV1(MemoryGroup):
     def _limit(self, limit_bytes: int) -> None:
         self.path.joinpath("memory.limit_in_bytes").write_text(str(limit_bytes), encoding="ascii")
 
+    def usage_bytes(self) -> int:
+        return self._number("memory.usage_in_bytes")
+
     def max_usage_bytes(self) -> int:
         return self._number("memory.max_usage_in_bytes")
 
@@ -99,6 +111,9 @@ class _GroupV2(MemoryGroup):
         self.path.joinpath("memory.max").write_text(str(limit_bytes), encoding="ascii")
         with suppress(OSError):  # no swap in this kernel
             self.path.joinpath("memory.swap.max").write_text("0", encoding="ascii")
+
+    def usage_bytes(self) -> int:
+        return self._number("memory.current")
 
     def max_usage_bytes(self) -> int:
         return self._number("memory.peak")
