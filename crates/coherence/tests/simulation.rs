@@ -3,6 +3,8 @@
 mod lives;
 mod world;
 
+use std::time::{Duration, Instant};
+
 use lives::{LIVES, Tally};
 
 /// Nothing fails, and what happens is worth the checking.
@@ -54,4 +56,34 @@ fn many_short_lives() {
 #[test]
 fn five_hosts_that_hear_an_earlier_incarnation() {
     live("second lives");
+}
+
+/// All lives with seeds from `MEGALITH_SIM_SEED` on, for `MEGALITH_SIM_SECONDS`. Prints a line of JSON. A failure names the seed:
+/// with that one and a second it is found again.
+#[test]
+#[ignore = "takes as long as MEGALITH_SIM_SECONDS says"]
+fn new_seeds() {
+    let number = |name: &str| {
+        let text = std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"));
+        text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is a number"))
+    };
+    let (seconds, first): (u64, u64) = (number("MEGALITH_SIM_SECONDS"), number("MEGALITH_SIM_SEED"));
+    let begin = Instant::now();
+    let mut tally = Tally::default();
+    let mut seed = first;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        for lives in &LIVES {
+            if let Err(failure) = lives.live_one(seed, None, &mut tally) {
+                panic!("{}: {failure}", lives.name);
+            }
+        }
+        seed += 1;
+    }
+    let Tally { steps, delivered, writes, strays } = tally;
+    assert!(delivered > steps / 10 && writes > steps / 100 && strays > 0, "{tally:?}");
+    println!(
+        r#"{{"lives":{},"steps":{steps},"delivered":{delivered},"writes":{writes},"seconds":{:.1}}}"#,
+        (seed - first) * LIVES.len() as u64,
+        begin.elapsed().as_secs_f64()
+    );
 }

@@ -104,16 +104,18 @@ impl Lives {
 
     /// Lives one life after the other, until one fails; counts in `tally`.
     pub fn live(&self, fault: Option<Fault>, tally: &mut Tally) -> Result<(), Failure> {
-        for seed in self.seeds.clone() {
-            let mut life = Life::new(seed, self.habits, EPOCH, fault);
-            if self.have_a_past() {
-                life.past = self.past(seed)?;
-            }
-            let ended = life.live(self.steps);
-            tally.add(&life);
-            ended?;
+        self.seeds.clone().try_for_each(|seed| self.live_one(seed, fault, tally))
+    }
+
+    /// Lives the life of one seed; counts in `tally`.
+    pub fn live_one(&self, seed: u64, fault: Option<Fault>, tally: &mut Tally) -> Result<(), Failure> {
+        let mut life = Life::new(seed, self.habits, EPOCH, fault);
+        if self.have_a_past() {
+            life.past = self.past(seed)?;
         }
-        Ok(())
+        let ended = life.live(self.steps);
+        tally.add(&life);
+        ended
     }
 
     /// What was said in an earlier incarnation. Nothing is planted in that one.
