@@ -4,9 +4,10 @@ PYTHON := .venv/bin/python
 SOURCES := $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.ld' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
 GENOME ?= lambda
 SECONDS ?= 60
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fuzz sanitize bench clean
+.PHONY: help setup build demo test lint fuzz sanitize soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,13 +38,16 @@ lint: build ## formatting, clippy, ruff, mypy
 	.venv/bin/ruff check --quiet
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/mypy
-	MYPYPATH=tests:bench .venv/bin/mypy --explicit-package-bases --exclude tests/unit tests bench
+	MYPYPATH=tests:bench .venv/bin/mypy --explicit-package-bases --exclude tests/unit tests bench scripts
 
 fuzz: ## feed every parser what libFuzzer thinks of, SECONDS=60 each (needs a nightly compiler)
 	@scripts/fuzz.sh $(SECONDS)
 
 sanitize: ## run tests under loom, Miri, AddressSanitizer and ThreadSanitizer (needs a nightly compiler)
 	@scripts/sanitize.sh
+
+soak: build ## look for bugs at random with everything there is, MINUTES=60 in all (docs/reliability.md)
+	@$(PYTHON) scripts/soak.py $(MINUTES)
 
 bench: build ## measure; results in build/bench
 	@mkdir -p build/bench
