@@ -382,15 +382,16 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(part.name for part in PARTS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wanted = [part for part in PARTS if not arguments.only or part.name in arguments.only]
+    commit = _commit()
     rows, interrupted = soak(wanted, arguments.minutes * 60, arguments.seed)
     told = {
-        "commit": _commit(),
+        "commit": commit,
         "seed": arguments.seed,
         "minutes": arguments.minutes,
         "interrupted": interrupted,
         "rows": [vars(row) | {"failures": [vars(failure) for failure in row.failures]} for row in rows],
     }
-    print(json.dumps(told) if arguments.json else table(rows, str(told["commit"]), arguments.seed), flush=True)
+    print(json.dumps(told) if arguments.json else table(rows, commit, arguments.seed), flush=True)
     if interrupted:
         return 130
     return 1 if any(row.failures for row in rows) else 0
