@@ -533,6 +533,13 @@ impl Pager {
     }
 }
 
+impl Drop for Pager {
+    /// What the machine had is the host's again; the slab gives back its own.
+    fn drop(&mut self) {
+        self.budget.give((self.mapped + self.table.wanted()) * PAGE as u64);
+    }
+}
+
 /// Old entries of a queue are skipped when they are met; where nothing is ever evicted none is met, so they are
 /// swept out when they outnumber those that count.
 fn compact(queue: &mut VecDeque<Queued>, pages: u64, counts: impl Fn(PageId, u32) -> bool) {

@@ -71,6 +71,11 @@ impl Table {
         out
     }
 
+    /// How many pages are wanted.
+    pub fn wanted(&self) -> u64 {
+        self.regions.values().flat_map(|region| region.iter()).filter(|entry| entry.wanted).count() as u64
+    }
+
     /// Takes all entries of a range of whole regions out of the table.
     pub fn remove(&mut self, pages: std::ops::Range<PageId>) -> Vec<(PageId, Entry)> {
         let regions = pages.start.0 / REGION_PAGES..pages.end.0.div_ceil(REGION_PAGES);

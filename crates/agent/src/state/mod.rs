@@ -114,6 +114,8 @@ pub struct State {
     migratory: Migratory,
     sweeps: Sweeps,
     copies: Copies,
+    /// Pages of room that other hosts were promised and have not used; the budget is charged for them.
+    given: u64,
     /// Signalled when something held back is due earlier than what was.
     due: Arc<Condvar>,
 }
@@ -161,6 +163,7 @@ impl State {
             migratory: Migratory::default(),
             sweeps: Sweeps::default(),
             copies: Copies::default(),
+            given: 0,
             due,
         })
     }
@@ -368,10 +371,56 @@ impl State {
         if self.pager.planted.has(Bug::RoomUnreserved) {
             self.budget.give(pages * PAGE as u64);
         }
+        self.given += pages;
         fabric.send(to, &[&wire::room(pages as u32)]);
         if pages == 0 {
             self.drop_copies(fabric)?;
         }
         Ok(())
+    }
+
+    /// Of the room that other hosts were promised so many pages are used, or will not be.
+    fn take_back(&mut self, pages: u64) {
+        // A host that uses what it was not promised gets nothing back for us.
+        let pages = pages.min(self.given);
+        self.given -= pages;
+        self.budget.give(pages * PAGE as u64);
+    }
+}
+
+impl Drop for State {
+    /// What was promised to the machine's hosts is the host's again.
+    fn drop(&mut self) {
+        self.budget.give(self.given * PAGE as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fabric::SimNet;
+
+    use super::*;
+
+    /// An agent serves one machine after the other. Each once left behind what it had promised and what its clients still
+    /// had, until there was no room for the next.
+    #[test]
+    fn what_a_machine_takes_is_given_back_with_it() {
+        let budget = Arc::new(Budget::new(16 << 20));
+        let fabric = SimNet::new(2, 1).fabric(HostId(0));
+        for _ in 0..20 {
+            let me = HostId(0);
+            let due = Arc::default();
+            let mut state = State::new(me, 2, Epoch(1), budget.clone(), Clock::default(), due).unwrap();
+            state.give_room(HostId(1), ROOM_PAGES, &*fabric).unwrap();
+            assert_eq!(budget.held(), u64::from(ROOM_PAGES) * PAGE as u64);
+            let fault = Fault { address: 0x7000, write: true, minor: false, thread: 1 };
+            // The region's locator may be the other host: then the page stays wanted.
+            for space in 1..10 {
+                assert_eq!(state.fault(SpaceId(space), fault, Instant::now(), &*fabric), Ok(Served::Done));
+            }
+            assert!(budget.held() > u64::from(ROOM_PAGES) * PAGE as u64);
+            drop(state);
+            assert_eq!(budget.held(), 0);
+        }
     }
 }

@@ -191,7 +191,7 @@ impl State {
                 }
             }
             Action::Received { .. } => {
-                self.budget.give(PAGE as u64);
+                self.take_back(1);
                 self.counters.received_pages += 1;
             }
         }
