@@ -122,6 +122,9 @@ impl State {
                 self.pager.take(page, then == After::Keep, |packed| {
                     fabric.send(to, &[head, &packed.header(), packed.bytes]);
                 });
+                if then == After::Drop && !self.pager.planted.has(Bug::MarksKept) {
+                    self.migratory.taken(page);
+                }
             }
             Action::Install { page, access: Some(_), bytes: Bytes::Initial } => {
                 let run = run_length(actions, page, |a| {
