@@ -245,8 +245,10 @@ impl Dwell {
         some.then(|| format!("first bytes to come: {:x?}; held back: {:?}", self.filling, self.queues))
     }
 
-    /// Forgets pages, and what is held back about them.
-    pub fn close(&mut self, gone: impl Fn(PageId) -> bool) {
+    /// Forgets pages, and what is held back about them. How many pages were among that which other hosts had handed over.
+    pub fn close(&mut self, gone: impl Fn(PageId) -> bool) -> u64 {
+        let held = self.queues.iter().filter(|(page, _)| gone(**page)).flat_map(|(_, queue)| queue);
+        let given = held.filter(|held| matches!(held.message, Message::Give { .. })).count() as u64;
         self.until.retain(|&page, _| !gone(page));
         self.order.retain(|&(_, page)| !gone(page));
         self.writers.retain(|&page, _| !gone(page));
@@ -254,6 +256,7 @@ impl Dwell {
         self.filling.retain(|&page, _| !gone(page));
         self.queues.retain(|&page, _| !gone(page));
         self.due.retain(|&(_, page)| !gone(page));
+        given
     }
 }
 

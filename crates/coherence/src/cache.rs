@@ -149,6 +149,14 @@ impl Cache {
         self.pending.get(&page).is_some_and(|pending| matches!(pending.op, Ask::HandOver(_)))
     }
 
+    /// See [`Node::receivers`](crate::Node::receivers).
+    pub(crate) fn receivers(&self) -> impl Iterator<Item = (PageId, HostId)> + '_ {
+        self.pending.iter().filter_map(|(page, pending)| match pending.op {
+            Ask::HandOver(Some(to)) => Some((*page, to)),
+            _ => None,
+        })
+    }
+
     /// Regions of which pages are here or asked for.
     pub(crate) fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
         self.regions.keys().copied().chain(self.pending.keys().map(|page| page.region()))

@@ -182,10 +182,17 @@ impl Node {
         of_regions.filter(|page| pages.contains(page) && self.directory.knows(*page)).collect()
     }
 
+    /// Whose room the hand-overs of these pages that have not ended yet would use: a host once for each page.
+    pub fn receivers(&self, pages: &Range<PageId>) -> Vec<HostId> {
+        self.cache.receivers().filter(|(page, _)| pages.contains(page)).map(|(_, to)| to).collect()
+    }
+
     /// A space has ended: forgets every trace of these pages, and of the regions that lie in them whole.
     ///
     /// Every host of the machine is told so by the embedding, and from then on the embedding keeps events and
-    /// messages about these pages to itself.
+    /// messages about these pages to itself. No word comes any more of hand-overs that were under way: the room that was
+    /// promised for them is not used ([`Node::receivers`]), but where [`Message::Give`] is on its way; there who
+    /// promised it hears that.
     pub fn close(&mut self, pages: Range<PageId>) {
         let gone = |page: PageId| pages.contains(&page);
         let region_gone = |region: RegionId| gone(region.page(0)) && gone(region.page(REGION_PAGES - 1));

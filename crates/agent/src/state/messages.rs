@@ -22,6 +22,10 @@ impl State {
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
         if self.closed.contains(&SpaceId::of(PageId(message.region().0 * REGION_PAGES as u64))) {
+            // It would have used room that we promised.
+            if matches!(message, Message::Give { .. }) {
+                self.take_back(1);
+            }
             return Ok(());
         }
         self.hear(from, message, page, fabric)?;

@@ -423,4 +423,40 @@ mod tests {
             assert_eq!(budget.held(), 0);
         }
     }
+
+    /// A space may end while its pages are on their way to another host: what was promised for them was once promised for ever.
+    #[test]
+    fn promises_outlive_spaces() {
+        let budget = Arc::new(Budget::new(16 << 20));
+        let (net, me, other) = (SimNet::new(2, 1), HostId(0), HostId(1));
+        let fabric = net.fabric(me);
+        let mut state =
+            State::new(me, 2, Epoch(1), budget.clone(), Clock::default(), Arc::default()).unwrap();
+        state.give_room(other, 4, &*fabric).unwrap();
+        let fault = Fault { address: 0x7000, write: true, minor: false, thread: 1 };
+        // A space of which the other host locates the regions, and keeps the directory.
+        let space = (1..).map(SpaceId).find(|&space| {
+            state.fault(space, fault, Instant::now(), &*fabric).unwrap();
+            state.node.held(space.page(0x7000)).is_none()
+        });
+        let space = space.expect("half of them are");
+        let page = space.page(0x7000);
+        let located = Message::Located { region: page.region(), directory: Some(other) };
+        let grant = Message::Grant { page, access: Access::Write, bytes: coherence::Bytes::Initial, acks: 0 };
+        for message in [located, grant] {
+            state.message(other, message, None, &*fabric).unwrap();
+        }
+        state.rooms.promised(other, 10, Instant::now());
+        // The pages of the spaces that were tried first are this host's own, and go at once.
+        state.hand_over(10, &*fabric).unwrap();
+        assert!(state.node.is_handing_over(page));
+        let gone = u32::from(state.counters.handed_over_pages as u16);
+        assert_eq!(state.rooms.best().map_or(0, |(_, promised)| promised), 10 - gone - 1);
+        let given = state.given;
+        state.shut_space(space);
+        assert_eq!(state.rooms.best(), Some((other, 10 - gone)), "the page did not go");
+        let give = Message::Give { page, directory: other };
+        state.message(other, give, Some(pager::Packed::ZERO), &*fabric).unwrap();
+        assert_eq!(state.given, given - 1, "a page that comes too late uses what it was promised");
+    }
 }

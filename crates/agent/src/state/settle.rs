@@ -145,6 +145,7 @@ impl State {
                     }
                     self.answered(page, Kind::Write);
                 }
+                Place::Stowed(..) if self.pager.planted.has(Bug::GrantNotWoken) => {}
                 // It waited here for other hosts to drop their copies.
                 Place::Stowed(..)
                     if access.is_some()
@@ -154,7 +155,6 @@ impl State {
                     self.pager.unstow(page, 1, access == Some(Access::Write));
                     self.answered(page, Kind::Remote);
                 }
-                _ if self.pager.planted.has(Bug::GrantNotWoken) => {}
                 // Who waits for it faults again and finds it held.
                 _ => self.pager.wake_page(page),
             },

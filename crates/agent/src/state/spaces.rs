@@ -47,13 +47,17 @@ impl State {
     pub fn shut_space(&mut self, space: SpaceId) {
         if self.closed.insert(space) {
             self.flush_arrived();
+            for to in self.node.receivers(&space.pages()) {
+                self.rooms.unused(to);
+            }
             if !self.pager.planted.has(Bug::EndForgotten) {
                 self.node.close(space.pages());
             }
             self.streams.remove(&space);
             let gone = |page: PageId| SpaceId::of(page) == space;
             self.waiting.retain(|&page, _| !gone(page));
-            self.dwell.close(gone);
+            let given = self.dwell.close(gone);
+            self.take_back(given);
             self.hot.close(gone);
             self.migratory.close(gone);
         }
