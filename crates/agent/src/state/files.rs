@@ -87,7 +87,12 @@ impl State {
             Some(access) if self.pager.entry(page).wanted => {
                 self.arrive(page, access, Kind::FirstTouch, &packed);
             }
-            _ => self.pager.stow(page, packed),
+            held => {
+                if held.is_some() {
+                    self.waiting.remove(&page);
+                }
+                self.pager.stow(page, packed);
+            }
         }
         if self.dwell.holds(page) {
             self.flush_arrived();

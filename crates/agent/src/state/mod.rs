@@ -247,6 +247,9 @@ impl State {
             return Ok(Served::NoRoom);
         }
         self.pager.unstow(page, pages, held == Access::Write);
+        for page in (0..pages).map(|i| offset(page, i)) {
+            self.waiting.remove(&page);
+        }
         let now = self.clock.now();
         self.counters.fault(Kind::Local, now - since);
         self.got(page, now);

@@ -134,7 +134,11 @@ impl State {
                 return run;
             }
             Action::Install { page, access: None, bytes: Bytes::Initial } => self.stow_initial(page, fabric),
-            Action::Install { page, bytes: Bytes::Carried, .. } => {
+            Action::Install { page, access, bytes: Bytes::Carried } => {
+                if access.is_some() {
+                    // Who waited for it was woken when it went. Who still wants it faults again, and finds it here.
+                    self.waiting.remove(&page);
+                }
                 self.pager.stow(page, *carried.expect("the protocol asks only for bytes that came"));
             }
             Action::Install { page, access, bytes: Bytes::Held } => match self.pager.entry(page).place {
