@@ -4,6 +4,8 @@
 //! → the fabric → another host's [`machine`] → and back. [`evictor`] makes room; [`control`] is where Python speaks
 //! to us. For threads on several hosts (docs/spread.md) there are [`bodies`], and [`dwell`], which lets a page stay where it
 //! came to.
+//!
+//! With the feature `sim` the same agents run in a simulation ([`sim`], docs/simulation.md).
 
 mod affinity;
 mod agent;
@@ -27,6 +29,8 @@ mod priority;
 mod procfs;
 mod rooms;
 mod rtt;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state;
 mod told;
 mod wire;
