@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use fabric::{
-    ClusterId, FabricError, Host, HostId, Inbox, Invitation, Keys, KeysError, Listener, MachineId, TakeChannel,
-    TcpMesh,
+    ClusterId, FabricError, Host, HostId, Inbox, Invitation, Keys, KeysError, Listener, MachineId,
+    TakeChannel, TcpMesh,
 };
 use pager::Budget;
 use parking_lot::Mutex;

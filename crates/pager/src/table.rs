@@ -61,11 +61,10 @@ impl Table {
     /// The entries of a range of whole regions that are not blank, in order.
     #[cfg(feature = "sim")]
     pub fn list(&self, pages: std::ops::Range<PageId>) -> Vec<(PageId, Entry)> {
-        let ids = |(number, region): (&u64, &Box<Region>)| {
-            let first = number * REGION_PAGES;
-            (first..).map(PageId).zip(region.iter().copied().collect::<Vec<_>>())
-        };
-        let mut out: Vec<_> = self.regions.iter().flat_map(ids).collect();
+        let mut out = Vec::new();
+        for (number, region) in &self.regions {
+            out.extend((number * REGION_PAGES..).map(PageId).zip(region.iter().copied()));
+        }
         out.retain(|(page, entry)| pages.contains(page) && (entry.place != Place::Absent || entry.wanted));
         out.sort_unstable_by_key(|&(page, _)| page);
         out
