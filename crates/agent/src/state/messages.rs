@@ -105,7 +105,7 @@ impl State {
         self.see_arrived(&message);
         if let Some(page) = message.page().filter(|_| !self.dwell.is_quiet()) {
             let now = self.clock.now();
-            let overtakes = self.pager.planted.has(Bug::OvertakesHeld) && !takes(&message);
+            let overtakes = self.pager.planted.has(Bug::OvertakesHeld) && self.dwell.holds(page);
             if !overtakes && !self.dwell.admits(&message, page, now) {
                 self.counters.dwelled += u64::from(takes(&message) && !self.dwell.holds(page));
                 if self.dwell.hold((from, message), page, beside, now) {
