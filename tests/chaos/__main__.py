@@ -12,7 +12,7 @@ from typing import Final
 
 from chaos.play import plan_of, play
 from chaos.programs import Known, Missing, Shelf
-from chaos.tally import Tally
+from chaos.tally import Failure, Tally
 from hosts import why_no_limits
 
 _DUMP: Final = Path(__file__).parents[2] / "build" / "chaos"
@@ -41,31 +41,35 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tally = Tally()
     try:
-        _play(tally, arguments.seed, arguments.seconds, most)
+        _play(tally, arguments.seed, arguments.seconds, most, arguments.dump)
     except KeyboardInterrupt:
         _say("interrupted: the table so far")
     except Missing as missing:
         print(f"chaos: {missing}", file=sys.stderr)
         return 2
-    for failure in tally.failures:
-        if failure.stacks:
-            arguments.dump.mkdir(parents=True, exist_ok=True)
-            file = arguments.dump / f"seed-{failure.seed}-round-{failure.round}.txt"
-            file.write_text(f"{failure}\n\n{failure.stacks}\n", encoding="utf-8")
-            _say(f"what everybody did, and the agents' logs: {file.resolve()}")
     print(json.dumps(tally.as_dict()) if arguments.json else tally.as_text(), flush=True)
     return 1 if tally.failures else 0
 
 
-def _play(tally: Tally, seed: int, seconds: float, most: int | None) -> None:
+def _play(tally: Tally, seed: int, seconds: float, most: int | None, dump: Path) -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mgl-shelf-") as name:
         known = Known(Shelf(Path(name)))
         while (most is None or tally.plans < most) and time.monotonic() - begin < seconds:
             plan = plan_of(seed)
             _say(f"seed {seed}: {plan.hosts} hosts, lost_after {plan.lost_after_s:g} s")
+            before = len(tally.failures)
             play(plan, known, tally, _say)
+            for failure in tally.failures[before:]:
+                _dump(failure, dump)
             seed += 1
+
+
+def _dump(failure: Failure, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"seed-{failure.seed}-round-{failure.round}.txt"
+    file.write_text(f"{failure}\n\n{failure.stacks}\n", encoding="utf-8")
+    _say(f"what everybody did, and the agents' logs: {file.resolve()}")
 
 
 def _say(line: str) -> None:

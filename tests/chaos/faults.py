@@ -31,7 +31,8 @@ class _Waiting:
     fault: Fault
     not_before: float = 0.0
     harmed_before: int | None = None
-    """Of a harmed link: how many frames were spoilt when it was asked for."""
+    """Of a harmed link: how many frames were spoilt when it was asked for, at `asked`."""
+    asked: float = 0.0
 
 
 @dataclass
@@ -89,8 +90,13 @@ class Injector:
         """The run has ended: undoes what still lasts."""
         for running in self._running[:]:
             self._undo(running)
+        for waiting in self._waiting:
+            # A frame may have been spoilt, and the run have ended, since we last looked.
+            if waiting.harmed_before is not None and self._arena.harmed > waiting.harmed_before:
+                self.done.append(Done(waiting.fault, waiting.asked - self._begin, started=True))
+            else:
+                self.late.append(waiting.fault)
         self._arena.calm()
-        self.late += [waiting.fault for waiting in self._waiting]
         self._waiting.clear()
 
     def _undo(self, running: _Running) -> None:
@@ -141,7 +147,7 @@ class Injector:
                 return _nothing
             case Kind.HARM:
                 if waiting.harmed_before is None:
-                    waiting.harmed_before = arena.harmed
+                    waiting.harmed_before, waiting.asked = arena.harmed, time.monotonic()
                     arena.harm(host.name, self._random.choice(arena.others(host.name)))
                 return _nothing if arena.harmed > waiting.harmed_before else None
 

@@ -144,7 +144,8 @@ def _fault(random: Random, kind: Kind, names: tuple[str, ...], lost_after_s: flo
     # What is about a process of the program's needs it; the rest may also come while the machine is made.
     needs_program = kind in {*ABOUT_BODIES, *_OF_A_STANDING_MACHINE, Kind.KILL_PROGRAM, Kind.PAUSE_PROGRAM}
     after_start = needs_program or random.random() < 0.85
-    at_s = random.uniform(0.2, WITHIN_S) if after_start else random.uniform(0, START_S_MAX)
+    # Most come early: on an idle computer programs take a second or two.
+    at_s = 0.05 + WITHIN_S * random.random() ** 2 if after_start else random.uniform(0, START_S_MAX)
     return Fault(kind, host, after_start, round(at_s, 3), round(_length(random, kind, lost_after_s), 3), amount)
 
 
