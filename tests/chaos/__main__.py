@@ -57,7 +57,8 @@ def _play(tally: Tally, seed: int, seconds: float, most: int | None, dump: Path)
         known = Known(Shelf(Path(name)))
         while (most is None or tally.plans < most) and time.monotonic() - begin < seconds:
             plan = plan_of(seed)
-            _say(f"seed {seed}: {plan.hosts} hosts, lost_after {plan.lost_after_s:g} s")
+            links = "in the clear" if plan.plaintext else "TLS"
+            _say(f"seed {seed}: {plan.hosts} hosts, {links}, lost_after {plan.lost_after_s:g} s")
             before = len(tally.failures)
             play(plan, known, tally, _say)
             for failure in tally.failures[before:]:

@@ -19,14 +19,14 @@ _PROXY_PORT: Final = 7071
 
 @final
 class Arena:
-    """Hosts whose agents have budgets of `mib` MiB, home first. A context manager."""
+    """Hosts whose agents have budgets of `mib` MiB, home first, and keys unless `plaintext`. A context manager."""
 
-    def __init__(self, mib: Sequence[int]) -> None:
+    def __init__(self, mib: Sequence[int], *, plaintext: bool) -> None:
         self._cleanup = ExitStack()
         self.weather: dict[str, Weather] = {}
         self.proxies: dict[str, Proxy] = {}
         try:
-            self._make(mib)
+            self._make(mib, plaintext)
         except BaseException:
             self._cleanup.close()
             raise
@@ -39,11 +39,12 @@ class Arena:
     ) -> None:
         self._cleanup.close()
 
-    def _make(self, mib: Sequence[int]) -> None:
+    def _make(self, mib: Sequence[int], plaintext: bool) -> None:
         self.disk = Disk(_DISK_MIB)
         self._cleanup.callback(self.disk.remove)
         budgets = [f"{budget}M" for budget in mib]
-        self.hosts = Hosts(len(mib), memory=budgets, limit_bytes=_LIMIT_BYTES, under=self.disk.path)
+        under = self.disk.path
+        self.hosts = Hosts(len(mib), memory=budgets, limit_bytes=_LIMIT_BYTES, plaintext=plaintext, under=under)
         self._cleanup.callback(self.hosts.close)
         self._cleanup.callback(self._close_proxies)
         network = self.hosts.network

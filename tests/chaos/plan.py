@@ -92,6 +92,8 @@ class Plan:
     hosts: int
     lost_after_s: float
     rounds: tuple[Round, ...]
+    plaintext: bool
+    """The agents have no keys."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -110,7 +112,7 @@ def make(seed: int, workloads: tuple[str, ...], threaded: frozenset[str]) -> Pla
     names = tuple("abcd"[:hosts])
     rounds = [_faulty(random, names, lost_after_s, workloads, threaded) for _ in range(FAULTY_ROUNDS)]
     rounds.append(Round(random.choice(workloads), random.choice(MODES), ()))
-    return Plan(seed, hosts, lost_after_s, tuple(rounds))
+    return Plan(seed, hosts, lost_after_s, tuple(rounds), plaintext=random.random() < 0.4)
 
 
 def _faulty(

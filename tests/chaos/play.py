@@ -78,7 +78,7 @@ class _Player:
         with ExitStack() as cleanup:
             cleanup.callback(self._pulse.close)
             words = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mgl-chaos-")))
-            arena = cleanup.enter_context(Arena(budgets_mib))
+            arena = cleanup.enter_context(Arena(budgets_mib, plaintext=self._plan.plaintext))
             idle = Idle(arena)
             for number, one in enumerate(plan.rounds):
                 for name in arena.revive():

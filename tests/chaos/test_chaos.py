@@ -26,6 +26,7 @@ def known() -> Iterator[Known]:
 def test_the_seeds_have_every_kind() -> None:
     planned = frozenset().union(*(plan_of(seed).kinds for seed in SEEDS))
     assert planned == frozenset(Kind), frozenset(Kind) - planned
+    assert {plan_of(seed).plaintext for seed in SEEDS} == {False, True}
 
 
 @pytest.mark.skipif(why_no_limits() is not None, reason=str(why_no_limits()))

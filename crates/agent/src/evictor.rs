@@ -7,11 +7,13 @@
 
 use std::time::Duration;
 
+use fabric::Fabric;
 use pager::{Eviction, Holdings};
+use parking_lot::MutexGuard;
 
 use crate::affinity::Affinity;
 use crate::machine::Machine;
-use crate::state::Dropping;
+use crate::state::{Dropping, State};
 
 /// Pages packed at once.
 const PACK_PAGES: usize = 32;
@@ -145,7 +147,7 @@ impl Evictor {
                 Ok(Dropping::None) if may_pack => {}
                 Ok(Dropping::None) => {
                     state.ask_for_room(&**fabric);
-                    return Turn::Stuck;
+                    return last_resort(state, &**fabric);
                 }
                 Err(violation) => {
                     drop(state);
@@ -155,7 +157,7 @@ impl Evictor {
             }
         }
         if !may_pack || state.pager.begin_eviction(PACK_PAGES, &mut self.batch) == 0 {
-            return Turn::Stuck;
+            return last_resort(state, &**fabric);
         }
         self.packs = true;
         Turn::Progress
@@ -173,6 +175,16 @@ impl Evictor {
         }
         Turn::Progress
     }
+}
+
+/// No page can go. What may be left is room that other hosts were promised and do not use.
+fn last_resort(mut state: MutexGuard<'_, State>, fabric: &dyn Fabric) -> Turn {
+    if !state.recall_room(fabric) {
+        return Turn::Stuck;
+    }
+    drop(state);
+    fabric.flush();
+    Turn::Wait
 }
 
 /// Bytes that the stow may take of a budget.

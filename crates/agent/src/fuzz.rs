@@ -33,6 +33,8 @@ pub fn message(bytes: &[u8]) {
             }
         }
         Said::RoomAsk(pages) => again.extend(wire::room_ask(pages)),
+        Said::RoomRecall => again.extend(wire::GIVE_ROOM_BACK),
+        Said::RoomBack(pages) => again.extend(wire::room_back(pages)),
         Said::Room(pages) => again.extend(wire::room(pages)),
         Said::SpaceEnd(space) => again.extend(wire::space_end(space)),
         Said::Figures(json) => again.extend(wire::FIGURES_HEAD.iter().chain(json)),

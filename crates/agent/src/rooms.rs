@@ -2,6 +2,8 @@
 //!
 //! A page is handed over only under a promise, so it is never refused on arrival and needs no way back. Promises
 //! are asked for ahead of need, a batch at a time; a host that has none to spare is asked again after a while.
+//! Where many hosts have promises that they do not use, those can be most of a small host: one that is in need itself
+//! recalls what it has promised.
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,37 @@ struct Room {
     promised: u32,
     asked: bool,
     refused: Option<Instant>,
+}
+
+/// What we have promised other hosts, and recalls of it.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Pages promised and not used. The budget is charged for them.
+    pub pages: u64,
+    /// Hosts that have yet to answer a recall.
+    pub answers: usize,
+    recalled: Option<Instant>,
+}
+
+impl Given {
+    /// Whether to recall what is promised, from so many `others`. They count as asked.
+    pub fn recall(&mut self, others: usize, now: Instant) -> bool {
+        let again = self.recalled.is_none_or(|t| now - t >= ASK_AGAIN);
+        let recalls = self.pages > 0 && self.answers == 0 && again;
+        if recalls {
+            self.answers = others;
+            self.recalled = Some(now);
+        }
+        recalls
+    }
+
+    /// So many promised pages are used, or will not be. Returns how many were promised at all.
+    pub fn take_back(&mut self, pages: u64) -> u64 {
+        // A host that uses what it was not promised gets nothing back for us.
+        let pages = pages.min(self.pages);
+        self.pages -= pages;
+        pages
+    }
 }
 
 /// Promises, by host.
@@ -75,6 +108,11 @@ impl Rooms {
         self.rooms[usize::from(host.0)].promised += 1;
     }
 
+    /// Promises of a host that are not used: it needs the room itself.
+    pub fn give_back(&mut self, host: HostId) -> u32 {
+        std::mem::take(&mut self.rooms[usize::from(host.0)].promised)
+    }
+
     /// Every other host has said, when last asked, that it has no room, and nothing is promised or asked.
     pub fn nowhere(&self) -> bool {
         self.others().all(|h| {
@@ -118,5 +156,22 @@ mod tests {
         assert_eq!(rooms.ask(now + ASK_AGAIN).len(), 2);
         assert!(!rooms.nowhere());
         assert!(Rooms::new(HostId(0), 1).nowhere(), "alone");
+    }
+
+    #[test]
+    fn recalls_what_is_promised_now_and_then() {
+        let now = Instant::now();
+        let mut given = Given::default();
+        assert!(!given.recall(2, now), "nothing is promised");
+        given.pages = 300;
+        assert!(given.recall(2, now) && !given.recall(2, now + ASK_AGAIN), "two have yet to answer");
+        given.answers = 0;
+        assert_eq!((given.take_back(256), given.take_back(256)), (256, 44));
+        given.pages = 1;
+        assert!(!given.recall(2, now) && given.recall(2, now + ASK_AGAIN));
+
+        let mut rooms = Rooms::new(HostId(0), 2);
+        rooms.promised(HostId(1), 7, now);
+        assert_eq!((rooms.give_back(HostId(1)), rooms.give_back(HostId(1))), (7, 0));
     }
 }

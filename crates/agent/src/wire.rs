@@ -9,6 +9,8 @@
 //! 9  a page's first bytes:          question u32 ‖ page u64 ‖ packing u8 ‖ length u16 ‖ bytes
 //! 10 discard pages of yours:        token u32 ‖ page u64 ‖ pages u64
 //! 11 they are nowhere any more:     token u32
+//! 12 give back the room that I promised you, as far as it is not used
+//! 13 here it is:       pages u32
 //! ```
 
 use coherence::{HostId, Message, PageId, REGION_PAGES};
@@ -81,6 +83,10 @@ pub enum Said<'a> {
     RoomAsk(u32),
     /// How many pages the sender promises to take.
     Room(u32),
+    /// The sender needs the room itself that it has promised the receiver.
+    RoomRecall,
+    /// How many pages of promised room the sender gives back.
+    RoomBack(u32),
     /// A space has ended.
     SpaceEnd(SpaceId),
     /// The sender's figures.
@@ -110,6 +116,8 @@ const FILE_ASK: u8 = 8;
 const FILE_BYTES: u8 = 9;
 const SWEEP: u8 = 10;
 const SWEPT: u8 = 11;
+const ROOM_RECALL: u8 = 12;
+const ROOM_BACK: u8 = 13;
 
 /// Longest reason for the loss of a host; longer ones are cut.
 const REASON_BYTES_MAX: usize = 1024;
@@ -129,6 +137,14 @@ pub fn room_ask(pages: u32) -> [u8; 5] {
 /// Promises room.
 pub fn room(pages: u32) -> [u8; 5] {
     with_u32(ROOM, pages)
+}
+
+/// Asks for room back.
+pub const GIVE_ROOM_BACK: [u8; 1] = [ROOM_RECALL];
+
+/// Gives room back.
+pub fn room_back(pages: u32) -> [u8; 5] {
+    with_u32(ROOM_BACK, pages)
 }
 
 /// Says that a space has ended.
@@ -214,6 +230,8 @@ pub fn read(bytes: &[u8], parties: Parties) -> Result<Said<'_>, Malformed> {
         }
         ROOM_ASK => Said::RoomAsk(number()?),
         ROOM => Said::Room(number()?),
+        ROOM_RECALL if rest.is_empty() => Said::RoomRecall,
+        ROOM_BACK => Said::RoomBack(number()?),
         SPACE_END => {
             let space = SpaceId(number()?);
             // A space is ended by who opened it.

@@ -64,6 +64,7 @@ impl Machine {
                 After::Room => {
                     self.pressure.notify_one();
                 }
+                After::Relief => self.relieved(true),
                 After::Malformed => {
                     self.end(End::Lost { host: from, reason: "it sent bytes that are no message".into() });
                 }
@@ -89,6 +90,11 @@ impl Machine {
             Said::Room(pages) => {
                 state.rooms.promised(from, pages, self.clock.now());
                 return Some(After::Room);
+            }
+            Said::RoomRecall => state.give_room_back(from, fabric),
+            Said::RoomBack(pages) => {
+                state.room_back(pages);
+                return Some(if pages > 0 { After::Relief } else { After::Room });
             }
             Said::SpaceEnd(space) => {
                 state.shut_space(space);
@@ -128,6 +134,7 @@ enum After {
     Figures,
     SpaceEnd(SpaceId),
     Room,
+    Relief,
     Malformed,
     Violation(Violation),
     Lost(HostId, String),

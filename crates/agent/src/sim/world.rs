@@ -650,13 +650,6 @@ impl World {
                 let here = HostId(number as u16);
                 let of = |host: &Host| u64::from(host.machine.lock().rooms.promised_by(here));
                 let unused: u64 = self.hosts.iter().map(of).sum();
-                let pages = self.life.budget / PAGE as u64;
-                if unused * 4 >= pages {
-                    // Others hold its promises and do not use them: docs/simulation.md.
-                    *self.tally.ends.entry("full_of_promises").or_default() += 1;
-                    self.stage = Stage::Ends { since: self.steps };
-                    return Ok(());
-                }
                 let why = format!(
                     "host {number} says that the machine is full, with {unused} pages promised and unused"
                 );

@@ -19,6 +19,7 @@ mod files;
 mod messages;
 #[cfg(feature = "sim")]
 mod rest;
+mod room;
 mod settle;
 mod spaces;
 mod sweeps;
@@ -31,7 +32,7 @@ use std::time::Instant;
 
 use coherence::{Access, Action, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
 use fabric::Fabric;
-use pager::{Budget, Bug, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
+use pager::{Budget, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
 use parking_lot::Condvar;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -47,8 +48,7 @@ use crate::fetches::{Fetched, Fetches};
 use crate::figures::{Counters, Kind};
 use crate::hot::Hot;
 use crate::migratory::Migratory;
-use crate::rooms::{ROOM_PAGES, Rooms};
-use crate::wire;
+use crate::rooms::{Given, Rooms};
 
 const REGION_PAGES: u64 = 512;
 
@@ -114,8 +114,7 @@ pub struct State {
     migratory: Migratory,
     sweeps: Sweeps,
     copies: Copies,
-    /// Pages of room that other hosts were promised and have not used; the budget is charged for them.
-    given: u64,
+    given: Given,
     /// Signalled when something held back is due earlier than what was.
     due: Arc<Condvar>,
 }
@@ -163,7 +162,7 @@ impl State {
             migratory: Migratory::default(),
             sweeps: Sweeps::default(),
             copies: Copies::default(),
-            given: 0,
+            given: Given::default(),
             due,
         })
     }
@@ -334,73 +333,20 @@ impl State {
         going.extend(touched.into_iter().filter(|&page| self.node.discarding(page)));
         Ok(())
     }
-
-    /// Hands stowed pages to the host with most promised room. Returns how many went on their way.
-    ///
-    /// # Errors
-    /// A [`Violation`] found on the way.
-    pub fn hand_over(&mut self, count: usize, fabric: &dyn Fabric) -> Result<usize, Violation> {
-        self.ask_for_room(fabric);
-        let Some((to, promised)) = self.rooms.best() else { return Ok(0) };
-        let mut pages = Vec::new();
-        self.pager.oldest_stowed(count.min(promised as usize), &mut pages);
-        for &page in &pages {
-            if !self.pager.planted.has(Bug::RoomUsedTwice) {
-                self.rooms.use_one(to);
-            }
-            self.tell(Event::HandOver { page, to: Some(to) })?;
-        }
-        self.settle(fabric)?;
-        Ok(pages.len())
-    }
-
-    /// Asks hosts for room where promises run low.
-    pub fn ask_for_room(&mut self, fabric: &dyn Fabric) {
-        for host in self.rooms.ask(self.clock.now()) {
-            fabric.send(host, &[&wire::room_ask(ROOM_PAGES)]);
-        }
-    }
-
-    /// Promises a host as many pages as it asks for and we can spare. Makes room for the next time if there are none.
-    ///
-    /// # Errors
-    /// A [`Violation`] found on the way.
-    pub fn give_room(&mut self, to: HostId, asked: u32, fabric: &dyn Fabric) -> Result<(), Violation> {
-        let spare = self.budget.high_watermark().saturating_sub(self.budget.held()) / PAGE as u64;
-        let mut pages = u64::from(asked.min(ROOM_PAGES)).min(spare / u64::from(fabric.hosts()).max(1));
-        while pages > 0 && !self.budget.try_take(pages * PAGE as u64) {
-            pages /= 2;
-        }
-        if self.pager.planted.has(Bug::RoomUnreserved) {
-            self.budget.give(pages * PAGE as u64);
-        }
-        self.given += pages;
-        fabric.send(to, &[&wire::room(pages as u32)]);
-        if pages == 0 {
-            self.drop_copies(fabric)?;
-        }
-        Ok(())
-    }
-
-    /// Of the room that other hosts were promised so many pages are used, or will not be.
-    fn take_back(&mut self, pages: u64) {
-        // A host that uses what it was not promised gets nothing back for us.
-        let pages = pages.min(self.given);
-        self.given -= pages;
-        self.budget.give(pages * PAGE as u64);
-    }
 }
 
 impl Drop for State {
     /// What was promised to the machine's hosts is the host's again.
     fn drop(&mut self) {
-        self.budget.give(self.given * PAGE as u64);
+        self.budget.give(self.given.pages * PAGE as u64);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use fabric::SimNet;
+
+    use crate::rooms::ROOM_PAGES;
 
     use super::*;
 
@@ -455,11 +401,11 @@ mod tests {
         assert!(state.node.is_handing_over(page));
         let gone = u32::from(state.counters.handed_over_pages as u16);
         assert_eq!(state.rooms.best().map_or(0, |(_, promised)| promised), 10 - gone - 1);
-        let given = state.given;
+        let given = state.given.pages;
         state.shut_space(space);
         assert_eq!(state.rooms.best(), Some((other, 10 - gone)), "the page did not go");
         let give = Message::Give { page, directory: other };
         state.message(other, give, Some(pager::Packed::ZERO), &*fabric).unwrap();
-        assert_eq!(state.given, given - 1, "a page that comes too late uses what it was promised");
+        assert_eq!(state.given.pages, given - 1, "a page that comes too late uses what it was promised");
     }
 }

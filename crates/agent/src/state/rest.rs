@@ -13,6 +13,7 @@ impl State {
             (!waiting.is_empty()).then(|| format!("threads wait for {waiting:x?}")),
             (!self.own.is_empty()).then(|| format!("unheard of this host itself: {:?}", self.own)),
             (!self.arrived.is_empty()).then(|| "pages that have arrived are not mapped".to_string()),
+            (self.given.answers > 0).then(|| format!("room to come back: {} answers", self.given.answers)),
             self.dwell.half_done(),
             self.sweeps.half_done(),
         ];
