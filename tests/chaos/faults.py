@@ -37,8 +37,6 @@ class _Waiting:
 
 @dataclass
 class _Running:
-    at: int
-    """Its place in `Injector.done`."""
     until: float
     undo: Undo
 
@@ -84,7 +82,7 @@ class Injector:
             made = time.monotonic()
             self.done.append(Done(fault, made - self._begin, self.program is not None))
             if fault.for_s:
-                self._running.append(_Running(len(self.done) - 1, made + fault.for_s, undo))
+                self._running.append(_Running(made + fault.for_s, undo))
 
     def finish(self) -> None:
         """The run has ended: undoes what still lasts."""
@@ -102,8 +100,6 @@ class Injector:
     def _undo(self, running: _Running) -> None:
         self._running.remove(running)
         running.undo()
-        done = self.done[running.at]
-        self.done[running.at] = Done(done.fault, done.at_s, done.started, time.monotonic() - self._begin)
 
     def _make(self, waiting: _Waiting) -> Undo | None:
         """Makes it happen, and returns how it is undone; None where it cannot be yet."""
@@ -124,7 +120,7 @@ class Injector:
                 return self._send(self.program, signal.SIGKILL)
             case Kind.PAUSE_PROGRAM:
                 return self._send(self.program, signal.SIGSTOP)
-            case Kind.KILL_BODY | Kind.PAUSE_BODY:
+            case Kind.KILL_BODY | Kind.PAUSE_BODY | Kind.STOP_BODY:
                 number = signal.SIGKILL if fault.kind == Kind.KILL_BODY else signal.SIGSTOP
                 return self._send(next(iter(processes.bodies([host.directory])), None), number)
             case Kind.FULL_DISK:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     KILL_PROGRAM = "kill program"
     KILL_BODY = "kill body"
     STOP_AGENT = "stop agent"
+    STOP_BODY = "stop body"
     CUT_LONG = "cut cable for long"
     HARM = "corrupt link"
     SEVER = "reset link"
@@ -39,7 +40,9 @@ SILENT: Final = frozenset({Kind.PAUSE_AGENT, Kind.CUT})
 """A host is silent meanwhile: two of these together may be as long as a loss."""
 HARMLESS: Final = frozenset({*SILENT, Kind.PAUSE_RUN, Kind.PAUSE_PROGRAM, Kind.PAUSE_BODY, Kind.DELAY, Kind.SLOW})
 ENDING: Final = frozenset(Kind) - HARMLESS
-ABOUT_BODIES: Final = frozenset({Kind.PAUSE_BODY, Kind.KILL_BODY})
+ABOUT_BODIES: Final = frozenset({Kind.PAUSE_BODY, Kind.KILL_BODY, Kind.STOP_BODY})
+LONG: Final = frozenset({Kind.STOP_AGENT, Kind.STOP_BODY, Kind.CUT_LONG})
+"""They last for longer than a host may be silent: the run ends before they do."""
 OF_LINKS: Final = frozenset({Kind.CUT, Kind.CUT_LONG, Kind.DELAY, Kind.SLOW, Kind.HARM, Kind.SEVER})
 
 _OF_A_STANDING_MACHINE: Final = frozenset({Kind.TIGHT_MEMORY, Kind.HARM, Kind.SEVER})
@@ -134,7 +137,7 @@ def _fault(random: Random, kind: Kind, names: tuple[str, ...], lost_after_s: flo
     home, others = names[0], names[1:]
     if kind in {Kind.PAUSE_AGENT, Kind.STOP_AGENT, Kind.CUT, Kind.CUT_LONG, Kind.TIGHT_MEMORY}:
         host = random.choice(names)
-    elif kind in {Kind.KILL_AGENT, Kind.KILL_BODY, Kind.PAUSE_BODY, Kind.DELAY, Kind.SLOW, Kind.HARM, Kind.SEVER}:
+    elif kind in {*ABOUT_BODIES, Kind.KILL_AGENT, Kind.DELAY, Kind.SLOW, Kind.HARM, Kind.SEVER}:
         host = random.choice(others)
     else:
         host = home
@@ -153,14 +156,14 @@ def _fault(random: Random, kind: Kind, names: tuple[str, ...], lost_after_s: flo
 
 def _length(random: Random, kind: Kind, lost_after_s: float) -> float:
     match kind:
-        case Kind.PAUSE_AGENT:
+        case Kind.PAUSE_AGENT | Kind.PAUSE_BODY:
             return random.uniform(0.05, 0.4) * lost_after_s
         case Kind.CUT:
             # TCP tries again after 0.2, 0.6, 1.4, 3.0 s: silence may be twice as long as the cut.
             return random.uniform(0.05, 0.25) * lost_after_s
-        case Kind.STOP_AGENT | Kind.CUT_LONG:
+        case Kind.STOP_AGENT | Kind.STOP_BODY | Kind.CUT_LONG:
             return lost_after_s + random.uniform(2, 4)
-        case Kind.PAUSE_RUN | Kind.PAUSE_PROGRAM | Kind.PAUSE_BODY:
+        case Kind.PAUSE_RUN | Kind.PAUSE_PROGRAM:
             return random.uniform(0.1, 1.5) * lost_after_s
         case Kind.DELAY | Kind.SLOW:
             return random.uniform(0.5, 3)

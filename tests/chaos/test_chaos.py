@@ -13,7 +13,7 @@ from chaos.programs import Known, Missing, Shelf
 from chaos.tally import Tally
 from hosts import why_no_limits
 
-SEEDS = (39, 82, 108, 141)
+SEEDS = (309, 1287, 1479, 2514)
 """Together they have every kind of fault."""
 
 

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from chaos.plan import ENDING, HARMLESS, SILENT, Fault, Kind, make
+from chaos.plan import ABOUT_BODIES, ENDING, HARMLESS, SILENT, Fault, Kind, make
 from chaos.play import plan_of
 from chaos.programs import NAMES, THREADED
 from chaos.proxy import Frames
@@ -32,6 +32,7 @@ def test_endings_that_are_allowed() -> None:
     assert verdict(seen(0)) == Class.RIGHT
     assert verdict(seen(0), done(Kind.PAUSE_AGENT, for_s=0.5)) == Class.RIGHT
     assert verdict(seen(120, LOST_B), done(Kind.KILL_AGENT)) == Class.LOST
+    assert verdict(seen(120, LOST_B), done(Kind.STOP_BODY)) == Class.LOST
     assert verdict(seen(120, "megalith: host a was lost: x; y"), done(Kind.KILL_HOME, "a")) == Class.LOST
     assert verdict(seen(125, "megalith: host b: no agent"), done(Kind.KILL_AGENT, started=False)) == Class.NOT_STARTED
     assert verdict(seen(-9), done(Kind.KILL_RUN, "a")) == Class.BY_SIGNAL
@@ -43,7 +44,10 @@ def test_endings_that_are_allowed() -> None:
 WRONG = {
     "another result": (Seen(0, 3, (), right=False, stalled_s=0), ()),
     "a loss for no reason": (seen(120, LOST_B), ()),
-    "a loss after what harms nobody": (seen(120, LOST_B), (done(Kind.CUT, for_s=0.3),)),
+    "a loss after what harms nobody": (
+        seen(120, LOST_B),
+        (done(Kind.CUT, for_s=0.3), done(Kind.PAUSE_BODY, for_s=0.3)),
+    ),
     "another host's name": (seen(120, "megalith: host c was lost: x"), (done(Kind.KILL_AGENT),)),
     "a loss without a line": (seen(120), (done(Kind.KILL_AGENT),)),
     "two lines": (seen(120, "megalith: host b: what", LOST_B), (done(Kind.KILL_AGENT),)),
@@ -94,7 +98,7 @@ def test_plans_come_from_their_seeds() -> None:
             kinds = [fault.kind for fault in one.faults]
             assert len(SILENT.intersection(kinds)) <= 1, "two silences might be a loss"
             assert len(ENDING.intersection(kinds)) <= 1
-            if Kind.KILL_BODY in kinds:
+            if ABOUT_BODIES.intersection(kinds):
                 assert one.mode == "spread"
                 assert one.workload in THREADED
     assert frozenset().union(*(plan.kinds for plan in plans)) == frozenset(Kind)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 import cli
-from chaos.plan import ENDING, OF_LINKS, Fault, Kind
+from chaos.plan import ABOUT_BODIES, ENDING, LONG, OF_LINKS, Fault, Kind
 
 JOIN_S: Final = 5.0
 """runner.py, JOIN_TIMEOUT_S."""
@@ -47,7 +47,6 @@ class Done:
     """Seconds after `megalith run` was started."""
     started: bool
     """Whether the program was there already."""
-    undone_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def allowed(done: Done, names: Sequence[str]) -> list[_Allowed]:
     # Whom home misses: the host, or if it is home itself, any.
     missed = _lost(names if host == names[0] else [host])
     match kind:
-        case Kind.KILL_HOME | Kind.KILL_AGENT | Kind.STOP_AGENT | Kind.KILL_BODY:
+        case Kind.KILL_HOME | Kind.KILL_AGENT | Kind.STOP_AGENT | Kind.KILL_BODY | Kind.STOP_BODY:
             found.append(_lost([host]))
         case Kind.CUT_LONG:
             found.append(missed)
@@ -173,20 +172,20 @@ def _silence(line: str | None) -> bool:
 def must_end(done: Done) -> bool:
     """Whether the run cannot go on after it."""
     kind = done.fault.kind
-    if kind in {Kind.STOP_AGENT, Kind.CUT_LONG}:
+    if kind in LONG:
         return True
     return kind in ENDING and kind not in {Kind.FULL_DISK, Kind.TIGHT_MEMORY}
 
 
 def due_s(done: Done, lost_after_s: float) -> float:
     """How long after a fault that ends a run its end has come, at the latest; nothing else delays it."""
-    found_s = 0.0 if done.fault.kind not in OF_LINKS | {Kind.STOP_AGENT} else lost_after_s
+    found_s = lost_after_s if done.fault.kind in OF_LINKS | LONG | ABOUT_BODIES else 0.0
     return found_s + ENDS_S + lost_after_s + (0.0 if done.started else JOIN_S)
 
 
 def bound_s(dones: Sequence[Done], lost_after_s: float) -> float:
     """When a run has ended at the latest, in seconds after its start. Whatever stood still counts on top."""
-    pauses = sum(done.fault.for_s for done in dones if done.fault.kind not in {Kind.STOP_AGENT, Kind.CUT_LONG})
+    pauses = sum(done.fault.for_s for done in dones if done.fault.kind not in LONG)
     ends = [done.at_s + due_s(done, lost_after_s) + _held_s(dones) for done in dones if must_end(done)]
     return min([PROGRAM_S_MAX + pauses, *ends])
 
