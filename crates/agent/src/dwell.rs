@@ -184,6 +184,11 @@ impl Dwell {
         self.until.get(&page).copied().filter(|&until| until > now)
     }
 
+    /// How many messages about the page are held back.
+    pub fn held(&self, page: PageId) -> usize {
+        self.queues.get(&page).map_or(0, VecDeque::len)
+    }
+
     /// Holds a message back. True if something is due earlier than before.
     pub fn hold(
         &mut self,

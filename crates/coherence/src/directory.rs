@@ -5,6 +5,7 @@
 //! anywhere in the machine, and the entry, written at its end, is the truth between two transactions.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use rustc_hash::FxHashMap;
 
@@ -78,14 +79,29 @@ impl Directory {
     }
 
     /// A request has come.
-    pub(crate) fn ask(&mut self, page: PageId, request: Request, out: &mut Outbox<'_>) {
+    ///
+    /// # Errors
+    /// Why its sender cannot have sent it now.
+    pub(crate) fn ask(
+        &mut self,
+        page: PageId,
+        request: Request,
+        out: &mut Outbox<'_>,
+    ) -> Result<(), &'static str> {
         if let Some(busy) = self.busy.get_mut(&page)
             && !self.planted.has(Fault::ServeWhileBusy)
         {
+            // So at most three of each host wait.
+            let kind = mem::discriminant(&request.ask);
+            let alike = |other: &Request| other.from == request.from && mem::discriminant(&other.ask) == kind;
+            if busy.queue.iter().any(alike) {
+                return Err("its last request for the page still waits");
+            }
             busy.queue.push_back(request);
         } else if let Some(stage) = self.serve(page, request, out) {
             self.busy.insert(page, Busy { stage, queue: VecDeque::new() });
         }
+        Ok(())
     }
 
     /// The host that got the page, or got rid of it, says what came of it.

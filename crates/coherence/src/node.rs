@@ -260,6 +260,5 @@ fn ask(
 ) -> Result<(), &'static str> {
     let (cache, directory) = node;
     cache.learn(page.region(), out.me, out)?;
-    directory.ask(page, request, out);
-    Ok(())
+    directory.ask(page, request, out)
 }

@@ -273,6 +273,19 @@ fn an_owner_that_is_to_answer_itself_is_told_nonsense() {
     assert_eq!((violation.from, violation.message), (OTHER, message));
 }
 
+#[test]
+fn who_asks_again_before_it_is_answered_does_not_keep_to_the_protocol() {
+    let mut node = Node::new(HOME, 2, EPOCH);
+    let mut ask = |access| {
+        let message = Message::Request { page: PageId(7), access };
+        let event = Event::Message { from: OTHER, epoch: EPOCH, message, idle: false };
+        node.try_handle(event, &mut Vec::new()).map_err(|violation| violation.from)
+    };
+    assert_eq!(ask(Access::Read), Ok(()), "is answered, and busy until it says what came of it");
+    assert_eq!(ask(Access::Write), Ok(()), "waits");
+    assert_eq!(ask(Access::Read), Err(OTHER), "what waits is bounded");
+}
+
 /// The target of the common case in expand mode. Not a test of speed in an unoptimised build.
 #[test]
 #[ignore = "a measurement: run with --release --ignored --nocapture"]

@@ -68,6 +68,10 @@ impl Machine {
                 After::Malformed => {
                     self.end(End::Lost { host: from, reason: "it sent bytes that are no message".into() });
                 }
+                After::TooMuch(what) => {
+                    let reason = format!("it asked for more {what} than a host can need");
+                    self.end(End::Lost { host: from, reason });
+                }
                 After::Violation(violation) => self.violated(&violation),
                 After::Lost(host, reason) => {
                     let by = &self.invitation.members[usize::from(from.0)].name;
@@ -106,6 +110,7 @@ impl Machine {
             Said::FileBytes(question, page, packed) => {
                 return state.file_bytes((question, page), packed, fabric).err().map(After::Violation);
             }
+            Said::Sweep(..) if state.has_too_many_sweeps(from) => return Some(After::TooMuch("sweeps")),
             Said::Sweep(token, pages) => {
                 return state.sweep(from, token, &pages, fabric).err().map(After::Violation);
             }
@@ -136,6 +141,8 @@ enum After {
     Room,
     Relief,
     Malformed,
+    /// More of these than a host can need.
+    TooMuch(&'static str),
     Violation(Violation),
     Lost(HostId, String),
 }

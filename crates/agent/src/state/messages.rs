@@ -9,6 +9,10 @@ use pager::{Bug, Packed, Place, SpaceId};
 use super::State;
 use crate::dwell::takes;
 
+/// Messages about one page that are held back, for each host that could have sent some. Each waits for an answer to most of
+/// what it says about a page before it says more.
+const HELD_MAX: usize = 16;
+
 impl State {
     /// A message of the protocol arrived, and perhaps a page beside it.
     ///
@@ -21,6 +25,9 @@ impl State {
         page: Option<Packed<'_>>,
         fabric: &dyn Fabric,
     ) -> Result<(), Violation> {
+        if matches!(message, Message::Give { .. }) && self.given.pages == 0 {
+            return Err(Violation { from, message, why: "no room was promised for the page" });
+        }
         if self.closed.contains(&SpaceId::of(PageId(message.region().0 * REGION_PAGES as u64))) {
             // It would have used room that we promised.
             if matches!(message, Message::Give { .. }) {
@@ -108,6 +115,10 @@ impl State {
             let overtakes = self.pager.planted.has(Bug::OvertakesHeld) && self.dwell.holds(page);
             if !overtakes && !self.dwell.admits(&message, page, now) {
                 self.counters.dwelled += u64::from(takes(&message) && !self.dwell.holds(page));
+                if self.dwell.held(page) >= HELD_MAX * usize::from(fabric.hosts()) {
+                    let why = "more is held back about the page than hosts that keep to the protocol say";
+                    return Err(Violation { from, message, why });
+                }
                 if self.dwell.hold((from, message), page, beside, now) {
                     self.due.notify_one();
                 }

@@ -407,5 +407,9 @@ mod tests {
         let give = Message::Give { page, directory: other };
         state.message(other, give, Some(pager::Packed::ZERO), &*fabric).unwrap();
         assert_eq!(state.given.pages, given - 1, "a page that comes too late uses what it was promised");
+        state.room_back(given as u32 - 1);
+        assert_eq!(state.given.pages, 0);
+        let violation = state.message(other, give, Some(pager::Packed::ZERO), &*fabric);
+        assert_eq!(violation.map_err(|v| v.from), Err(other), "no room was promised");
     }
 }

@@ -14,6 +14,9 @@ use rustc_hash::FxHashMap;
 use super::State;
 use crate::wire;
 
+/// Sweeps of one host that have not ended.
+const SWEEPS_MAX: usize = 1 << 16;
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Sweeps {
@@ -42,6 +45,12 @@ struct Asked {
 }
 
 impl State {
+    /// Whether a host has asked for more sweeps that have not ended than its programs' threads can have: each waits for its own.
+    pub fn has_too_many_sweeps(&self, by: HostId) -> bool {
+        self.sweeps.asked.len() >= SWEEPS_MAX
+            && self.sweeps.asked.iter().filter(|asked| asked.by == by).count() >= SWEEPS_MAX
+    }
+
     /// Another host asks to discard a range.
     ///
     /// # Errors
@@ -111,5 +120,29 @@ impl State {
     /// Whether somebody here waits for answers.
     pub fn has_sweepers(&self) -> bool {
         !self.sweeps.own.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use coherence::Epoch;
+    use pager::Budget;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn sweeps_of_a_host_are_bounded() {
+        let budget = Arc::new(Budget::new(16 << 20));
+        let (many, few) = (HostId(1), HostId(2));
+        let mut state = State::new(HostId(0), 3, Epoch(1), budget, Clock::default(), Arc::default()).unwrap();
+        let asked = |by| move |token| Asked { by, token, going: vec![PageId(7)] };
+        state.sweeps.asked.extend((0..SWEEPS_MAX as u32 - 1).map(asked(many)));
+        state.sweeps.asked.extend((0..2).map(asked(few)));
+        assert!(!state.has_too_many_sweeps(many) && !state.has_too_many_sweeps(few));
+        state.sweeps.asked.extend([asked(many)(0)]);
+        assert!(state.has_too_many_sweeps(many) && !state.has_too_many_sweeps(few));
     }
 }
