@@ -7,7 +7,7 @@ SECONDS ?= 60
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fuzz sanitize audit soak bench clean
+.PHONY: help setup build demo test lint fuzz sanitize coverage audit soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ fuzz: ## feed every parser what libFuzzer thinks of, SECONDS=60 each (needs a ni
 
 sanitize: ## run tests under loom, Miri, AddressSanitizer and ThreadSanitizer (needs a nightly compiler)
 	@scripts/sanitize.sh
+
+coverage: build ## lines that tests run, by crate and package (needs llvm-tools and coverage.py)
+	@scripts/coverage.sh
 
 audit: setup ## check what we depend on, without a network: licences, sources, advisories (needs cargo-deny)
 	@$(PYTHON) scripts/audit.py
