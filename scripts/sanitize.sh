@@ -8,11 +8,12 @@
 # address  memory errors, with real userfaultfds and sockets (AddressSanitizer)
 # thread   data races, the same (ThreadSanitizer, with a standard library that is built for it)
 #
-# All but loom need a nightly compiler; miri its component `miri`, thread its component `rust-src`. Prints a table; what a tool said is in
-# target/sanitize.
+# All but loom need a nightly compiler; miri its component `miri`, thread its component `rust-src`. Each tool has
+# SANITIZE_MINUTES (15), after which it has failed. Prints a table; what a tool said is in target/sanitize.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+readonly MINUTES=${SANITIZE_MINUTES:-15} # for each tool, building included
 readonly LOGS=target/sanitize
 readonly REAL=(-p megalith-pager -p megalith-fabric -p megalith-client -p megalith-agent)
 
@@ -37,22 +38,24 @@ done
 host=$(rustc -vV | sed -n 's/^host: //p')
 mkdir -p "$LOGS"
 
+bounded() { timeout --kill-after=10 "${MINUTES}m" "$@"; }
+
 run_loom() {
-    RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom -p megalith-runtime --lib word
+    RUSTFLAGS="--cfg loom" bounded cargo test --release --target-dir target/loom -p megalith-runtime --lib word
 }
 
 run_miri() {
     # Models visit millions of states, which are a thousand times slower here, and are checked elsewhere.
-    MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --target-dir target/miri --lib \
+    MIRIFLAGS="-Zmiri-disable-isolation" bounded cargo +nightly miri test --target-dir target/miri --lib \
         -p megalith-coherence -p megalith-client -p megalith-runtime -p megalith-pager -p megalith-parsers
 }
 
 run_address() {
-    RUSTFLAGS=-Zsanitizer=address cargo +nightly test --target "$host" --target-dir target/address "${REAL[@]}"
+    RUSTFLAGS=-Zsanitizer=address bounded cargo +nightly test --target "$host" --target-dir target/address "${REAL[@]}"
 }
 
 run_thread() {
-    RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target "$host" --target-dir target/thread "${REAL[@]}"
+    RUSTFLAGS=-Zsanitizer=thread bounded cargo +nightly test -Zbuild-std --target "$host" --target-dir target/thread "${REAL[@]}"
 }
 
 row() { printf '%-8s %8s %8s %8s\n' "$@"; }
@@ -68,6 +71,7 @@ for tool in "${tools[@]}"; do
     rows+=("$(row "$tool" "$passed" "$failed" $((SECONDS - begun)))")
     if [ $ended != 0 ] || [ "$passed" = 0 ]; then
         code=1
+        [ $ended != 124 ] && [ $ended != 137 ] || echo "sanitize: $tool has not ended within $MINUTES minutes" >&2
         grep -m 5 -E '^error|panicked at|ERROR: |WARNING: ThreadSanitizer|SUMMARY:' "$LOGS/$tool" >&2 || tail -5 "$LOGS/$tool" >&2
     fi
 done
