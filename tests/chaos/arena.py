@@ -132,7 +132,9 @@ class Arena:
         return [host for host in self.hosts.all if host.agent is not None and host.agent.poll() is None]
 
     def revive(self) -> list[str]:
-        """Starts the agents that have died; returns their names."""
+        """Starts the agents that have died, on a network that is whole; returns their names."""
+        if self.hosts.network is not None:
+            self.hosts.network.settle()
         dead = [host for host in self.hosts.all if host not in self.living()]
         for host in dead:
             self.hosts.launch(host)

@@ -12,14 +12,17 @@ addresses may be the same in every run.
 """
 
 import itertools
+import json
 import os
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import final
 
 PREFIX = "mgl"
 _RUN = Path("/run/netns")
+_SETTLED_S_MAX = 10.0
 _serial = itertools.count(1)
 
 
@@ -93,6 +96,25 @@ class Network:
     def mend(self, host: str) -> None:
         """Plugs the cable in again."""
         ip("-n", self._bridge, "link", "set", _port(host), "up")
+
+    def settle(self) -> None:
+        """Waits until mended cables carry packets, and has hosts forget which neighbours did not answer.
+
+        The kernel takes up to a second to see that a cable is back, and a question to a neighbour that was asked
+        before may fail after. Raises TimeoutError.
+        """
+        end = time.monotonic() + _SETTLED_S_MAX
+        while not all(state == "forwarding" for state in self._port_states()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not all cables of {self._stem} carry after {_SETTLED_S_MAX:g} s")
+            time.sleep(0.05)
+        for space in self._made:
+            if space != self._bridge:
+                ip("-n", space, "neighbour", "flush", "dev", "eth0")
+
+    def _port_states(self) -> list[str]:
+        ports = json.loads(ip("-n", self._bridge, "-json", "-details", "link", "show", "master", "bridge"))
+        return [port["linkinfo"]["info_slave_data"]["state"] for port in ports]
 
     def remove(self) -> None:
         """Deletes the namespaces, and with them their links. Processes inside must have ended."""

@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use fabric::{
@@ -127,7 +127,8 @@ pub struct Agent {
     budget: Arc<Budget>,
     nursery: Arc<Nursery>,
     machines: Mutex<HashMap<MachineId, Kept>>,
-    listener: OnceLock<Listener>,
+    /// Gone when the agent ends: it knows the agent, too, and neither could go otherwise.
+    listener: Mutex<Option<Arc<Listener>>>,
     /// For the threads that keep machines.
     me: Weak<Agent>,
 }
@@ -172,13 +173,13 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
         budget: Arc::new(Budget::new(config.budget)),
         nursery: Arc::new(Nursery::new(config.runtime, absolute)),
         machines: Mutex::default(),
-        listener: OnceLock::new(),
+        listener: Mutex::default(),
         me: me.clone(),
     });
     let listener = Listener::bind(&config.listen, config.cluster, keys, agent.clone() as Arc<dyn Host>)
         .map_err(AgentError::Fabric)?;
     let address = listener.address();
-    assert!(agent.listener.set(listener).is_ok(), "just made");
+    *agent.listener.lock() = Some(Arc::new(listener));
 
     // Whoever can connect to the second finds the first.
     let mut sockets = Sockets(Vec::new());
@@ -336,9 +337,9 @@ impl Agent {
         &self.budget
     }
 
-    /// The fabric's listener.
-    pub fn listener(&self) -> &Listener {
-        self.listener.get().expect("set before anybody can ask")
+    /// The fabric's listener, until the agent ends.
+    pub fn listener(&self) -> Option<Arc<Listener>> {
+        self.listener.lock().clone()
     }
 
     /// A machine by its id.
@@ -397,7 +398,10 @@ impl Agent {
         for id in ids {
             self.remove(id);
         }
-        self.listener().shutdown();
+        let listener = self.listener.lock().take();
+        if let Some(listener) = listener {
+            listener.shutdown();
+        }
     }
 }
 

@@ -160,9 +160,10 @@ enum Refusal {
 
 fn run(agent: &Agent, invitation: Invitation, lines: Orders, out: &mut Out) -> Result<(), Refusal> {
     let (id, heartbeat) = (invitation.machine, invitation.settings.heartbeat);
+    let listener = agent.listener().ok_or_else(|| Refusal::Other("this agent is about to end".into()))?;
     let (machine, ends) = agent.make(invitation.clone()).map_err(Refusal::Other)?;
     let inbox: Arc<dyn Inbox> = Arc::new(Mailbox(Arc::downgrade(&machine)));
-    let mesh = TcpMesh::open(agent.listener(), invitation, inbox).map_err(Refusal::Fabric)?;
+    let mesh = TcpMesh::open(&listener, invitation, inbox).map_err(Refusal::Fabric)?;
     machine.set_mesh(mesh);
     refresh(&machine);
     if machine.has_ended() {

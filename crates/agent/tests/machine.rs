@@ -195,7 +195,6 @@ fn machines_that_do_not_come_about() {
         (&failed["event"], &failed["kind"], &failed["host"]),
         (&json!("failed"), &json!("unreachable"), &json!("c"))
     );
-    std::mem::forget(nowhere);
     let renamed = TestAgent {
         name: "x".into(),
         address: b.address.clone(),
@@ -208,7 +207,6 @@ fn machines_that_do_not_come_about() {
         (&failed["event"], &failed["kind"], &failed["host"]),
         (&json!("failed"), &json!("name"), &json!("x"))
     );
-    std::mem::forget(renamed);
     let (_, failed) = Control::open(&[&b, &a], 3);
     assert_eq!(failed["event"], "opened", "{failed}");
 }
