@@ -81,11 +81,20 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A shared space is open, or could not be opened."""
+
+    space: int | None
+    detail: str = ""
+    """Why not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The connection is at its end without having been asked to: the agent is gone."""
 
 
-Event = Opened | Failed | Status | Lost | Full | Closed | Ended
+Event = Opened | Failed | Status | Lost | Full | Closed | Shared | Ended
 
 
 def parse_event(line: bytes) -> Event:
@@ -106,6 +115,9 @@ def parse_event(line: bytes) -> Event:
                 return Full(_figures(data))
             case "closed":
                 return Closed(_figures(data), _threads(data))
+            case "shared":
+                space = data["space"]
+                return Shared(None if space is None else int(space), str(data.get("detail", "")))
             case other:
                 raise ValueError(f"unknown event {other!r}")
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -197,7 +209,7 @@ class Control:
                     raise _join_error(Failed("unreachable", event.host, event.detail))
                 case Ended():
                     raise AgentError("the home host's agent ended while the machine was being made")
-                case Status() | Full() | Closed():
+                case Status() | Full() | Closed() | Shared():
                     continue
                 case _ as never:
                     assert_never(never)
@@ -206,6 +218,30 @@ class Control:
     def move(self, pid: int, tid: int, host: int) -> None:
         """Orders a thread to the host of that number (home is 0). Where it went, the next :class:`Status` says."""
         self._send({"op": "move", "pid": pid, "thread": tid, "host": host})
+
+    def share(self, timeout_s: float = AGENT_TIMEOUT_S) -> int:
+        """Opens a shared space, which lives as long as the machine; its number.
+
+        Raises AgentError if it cannot be opened, the machine ends, or the agent does not answer within ``timeout_s``.
+        """
+        self._send({"op": "share"})
+        for event in self.wait(timeout_s):
+            match event:
+                case Shared(space=int(space)):
+                    return space
+                case Shared(detail=detail):
+                    raise AgentError(f"the home host's agent can share no memory: {detail}")
+                case Lost() | Full() | Closed() | Ended():
+                    raise AgentError("the machine ended before its memory was shared")
+                case Status() | Opened() | Failed():
+                    continue
+                case _ as never:
+                    assert_never(never)
+        raise AgentError(f"the home host's agent has not answered for {timeout_s:g} s")
+
+    def unshare(self, space: int) -> None:
+        """Ends a shared space: its memory is freed on all hosts."""
+        self._send({"op": "unshare", "space": space})
 
     def close(self) -> None:
         """Asks for the machine's end; :class:`Closed` follows."""

@@ -11,11 +11,15 @@ that ``megalith run`` ends with because of it.
     ├── KeysError                 125
     ├── PermissionMissing         125
     ├── PolicyError               125
+    ├── ProtocolError             125
     ├── Interrupted               128 + signal
     ├── ProgramNotExecutable      126
     ├── ProgramNotFound           127
     ├── HostLost                  120
     └── MemoryExhausted           137
+
+``megalith.executor.WorkerLost`` belongs to the tree too. It is also a ``BrokenProcessPool``, so it is not here: loading
+that one takes longer than all else that ``megalith --help`` loads.
 """
 
 from __future__ import annotations
@@ -74,6 +78,11 @@ class PermissionMissing(MegalithError):
 @final
 class PolicyError(MegalithError):
     """The policy that was to move threads is not there, or does not do what a policy does."""
+
+
+@final
+class ProtocolError(MegalithError):
+    """What came over a stream between an executor and a worker is not what one of them says."""
 
 
 @final

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from types import UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 SCHEMA_VERSION: Final = 1
 
@@ -262,6 +263,28 @@ class Report:
         version = fields.pop("version")
         head = {"schema_version": SCHEMA_VERSION, "kind": "run", "megalith": version, "memory": self.memory}
         return json.dumps(head | fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Reads what :meth:`as_json` wrote. Raises ValueError, KeyError or TypeError if it is not that."""
+        data = json.loads(text)
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"a report of schema_version {data['schema_version']}, not {SCHEMA_VERSION}")
+        report: Report = _read(cls, data | {"version": data["megalith"]})
+        return report
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A value of a type that :func:`dataclasses.asdict` and JSON have taken apart."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        # A key may have been added since.
+        return kind(**{name: _read(kinds[name], value[name]) for name in kinds if name in value})
+    if get_origin(kind) is tuple:
+        return tuple(_read(get_args(kind)[0], item) for item in value)
+    if isinstance(kind, UnionType):
+        return None if value is None else _read(get_args(kind)[0], value)
+    return value
 
 
 def _count(value: Any) -> int:

@@ -20,7 +20,7 @@ from typing import Final, assert_never
 from megalith import _core, launch, processes
 from megalith.available import local_budget
 from megalith.balance import BalancePolicy
-from megalith.control import Closed, Control, Ended, Event, Failed, Full, Lost, Member, Opened, Status
+from megalith.control import Closed, Control, Ended, Event, Failed, Full, Lost, Member, Opened, Shared, Status
 from megalith.exceptions import (
     AgentError,
     HostLost,
@@ -389,7 +389,7 @@ class _Run:
             case Ended():
                 if not self._closed and not self._machine_ended:
                     self._lost = Lost(self._home, "its agent has ended")
-            case Opened() | Failed():
+            case Opened() | Failed() | Shared():
                 raise AgentError(f"the home agent said {type(event).__name__.lower()} in the middle of a run")
             case _ as never:
                 assert_never(never)

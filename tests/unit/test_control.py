@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from megalith.control import Closed, Control, Ended, Full, Lost, Member, Opened, Status, parse_event
+from megalith.control import Closed, Control, Ended, Full, Lost, Member, Opened, Shared, Status, parse_event
 from megalith.exceptions import AgentError, JoinError
 from megalith.report import FaultTimes, HostFigures, HotPage, ThreadFigures
 
@@ -47,6 +47,30 @@ def test_events_are_typed() -> None:
     assert parse_event(line(event="lost", host="b", detail="gone")) == Lost("b", "gone")
     opened = parse_event(line(event="opened", hosts=[{"name": "a", "budget": 7}]))
     assert opened == Opened((HostFigures("a", 7),))
+    assert parse_event(line(event="shared", space=5)) == Shared(5)
+    assert parse_event(line(event="shared", space=None, detail="why")) == Shared(None, "why")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (line(event="status", hosts=[FIGURES]) + line(event="shared", space=5), 5),
+        (line(event="shared", space=None, detail="too many"), "can share no memory: too many"),
+        (line(event="lost", host="b", detail="gone"), "ended before its memory was shared"),
+        (b"", "has not answered for 0.2 s"),
+    ],
+)
+def test_a_space_is_shared_or_the_reason_said(answer: bytes, outcome: int | str) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs, Control(ours) as control:
+        theirs.sendall(answer)
+        if isinstance(outcome, int):
+            assert control.share(timeout_s=5.0) == outcome
+        else:
+            with pytest.raises(AgentError, match=outcome):
+                control.share(timeout_s=0.2 if not answer else 5.0)
+        assert theirs.recv(100) == line(op="share")
 
 
 THREAD = {"pid": 7, "tid": 8, "name": "w", "host": "a", "cpu_ms": 90, "moves": 2, "why": "ordered"}

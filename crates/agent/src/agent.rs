@@ -63,6 +63,8 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// The executable of body processes (docs/spread.md).
     pub runtime: &'static [u8],
+    /// The command of worker processes (docs/python.md); empty where there can be none.
+    pub worker: Vec<String>,
 }
 
 /// Why an agent could not start or go on.
@@ -171,7 +173,7 @@ pub fn serve(config: &Config, ready: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Re
     let agent = Arc::new_cyclic(|me| Agent {
         name: config.name.clone(),
         budget: Arc::new(Budget::new(config.budget)),
-        nursery: Arc::new(Nursery::new(config.runtime, absolute)),
+        nursery: Arc::new(Nursery::new(config.runtime, absolute, config.worker.clone())),
         machines: Mutex::default(),
         listener: Mutex::default(),
         me: me.clone(),

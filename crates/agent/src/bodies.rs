@@ -42,19 +42,22 @@ pub enum Ending {
     Stopped(Duration),
 }
 
-/// What body processes need of their agent.
+/// What body processes and workers need of their agent.
 #[derive(Debug)]
 pub struct Nursery {
     runtime: &'static [u8],
-    client_socket: PathBuf,
+    /// Absolute, where clients connect.
+    pub(crate) client_socket: PathBuf,
+    /// The command of workers; empty where there are none.
+    pub(crate) worker: Vec<String>,
     /// The runtime as a file, once somebody has needed it.
     image: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Nursery {
-    /// `runtime` is the executable, `client_socket` the absolute path where clients connect.
-    pub fn new(runtime: &'static [u8], client_socket: PathBuf) -> Self {
-        Self { runtime, client_socket, image: Mutex::default() }
+    /// `runtime` is the executable, `client_socket` the absolute path where clients connect, `worker` the command of workers.
+    pub fn new(runtime: &'static [u8], client_socket: PathBuf, worker: Vec<String>) -> Self {
+        Self { runtime, client_socket, worker, image: Mutex::default() }
     }
 
     /// Made once: while a file is open for writing anywhere, as in a process just forked, it is not executed.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use coherence::{Epoch, HostId};
 use fabric::{FabricError, Inbox, Invitation, MachineId, Member, Settings, TcpMesh};
+use pager::SpaceId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,7 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum Order {
     Open(Open),
     Move(Move),
+    /// A shared space is to be opened.
+    Share,
+    /// A shared space is to end.
+    Unshare(Unshare),
     Close,
+}
+
+#[derive(Deserialize)]
+struct Unshare {
+    space: u32,
 }
 
 /// A thread is to go to another host. What is not known may just have ended.
@@ -89,6 +99,7 @@ impl Open {
 /// What the thread that writes waits for.
 enum Happened {
     Ended(End),
+    Share,
     Close,
     Gone,
 }
@@ -128,7 +139,7 @@ pub fn serve(agent: &Agent, stream: UnixStream) {
     let mut out = Out(stream);
     let open = match first {
         Some(Ok(Order::Open(open))) => open,
-        Some(Ok(Order::Close | Order::Move(_))) | None => return,
+        Some(Ok(Order::Close | Order::Move(_) | Order::Share | Order::Unshare(_))) | None => return,
         Some(Err(why)) => return out.failed("refused", None, &why),
     };
     // Two machines of one id at two times are two incarnations.
@@ -194,6 +205,12 @@ fn run(agent: &Agent, invitation: Invitation, lines: Orders, out: &mut Out) -> R
                 // Our own agent is being stopped.
                 out.lost(&machine, HostId(0), "its agent was stopped");
             }
+            Ok(Happened::Share) => {
+                out.say(&match machine.open_shared() {
+                    Ok(space) => json!({"event": "shared", "space": space.0}),
+                    Err(error) => json!({"event": "shared", "space": null, "detail": error.to_string()}),
+                });
+            }
             Ok(Happened::Close) => {
                 if !machine.has_ended() {
                     refresh(&machine);
@@ -230,6 +247,8 @@ fn spawn_readers(
         let last = loop {
             match lines.next() {
                 Some(Ok(Order::Move(order))) => pass_on(&machine, &order),
+                Some(Ok(Order::Share)) => drop(to_read.send(Happened::Share)),
+                Some(Ok(Order::Unshare(Unshare { space }))) => machine.close_shared(SpaceId(space)),
                 Some(Ok(Order::Close)) => break Happened::Close,
                 _ => break Happened::Gone,
             }

@@ -34,6 +34,7 @@ pub mod sim;
 mod state;
 mod told;
 mod wire;
+mod workers;
 
 pub use agent::{Agent, AgentError, BUDGET_BYTES_MIN, Config, MACHINES_MAX, cluster_id, serve};
 pub use fabric::PROTOCOL_VERSION;

@@ -37,6 +37,19 @@
 //! and on its door, a SOCK_SEQPACKET socket that it inherits:
 //!                                  ◀─────    Request Channel(kind) + connected TCP socket   (no answer)
 //! ```
+//!
+//! A *shared* space (docs/python.md) is opened by the machine's owner and mapped by ordinary processes:
+//!
+//! ```text
+//! any process, on any host                   agent of its host
+//!   Attach(version, machine, space) + uffd ▶
+//!                                  ◀─────    0, range, hosts + memfd
+//!   Worker(host)                   ─────▶     starts a worker process there (home alone)
+//!                                  ◀─────    0 + connected stream socket, the other end of which the worker has
+//!   Discard(addr, len)             ─────▶     (home alone)
+//!   (unmap, close)                 ─────▶     the process is forgotten; the space stays
+//!                                  (close)    the space has ended: it cannot be touched any more
+//! ```
 #![no_std]
 
 /// Version of this protocol; the agent refuses any other with `EPROTO` and its own version in `values[0]`.
@@ -48,6 +61,13 @@ pub const PAGE_BYTES: u64 = 4096;
 /// First address that belongs to the runtime and the kernel. Every address below it is the program's and lies
 /// in the space, so a page's place in the memfd is its address: there is no translation.
 pub const SPACE_END: u64 = 0x6000_0000_0000;
+
+/// First address of a shared space: the same in every process of every host. Below the program's usual places (position-independent
+/// executables at `0x5555…`, libraries and stacks at `0x7fff…`), above those of other allocators' hints (at most `0x1e00…`).
+pub const SHARED_START: u64 = 0x2000_0000_0000;
+
+/// Addresses of a shared space: 16 TiB, of which what is not touched costs nothing.
+pub const SHARED_BYTES: u64 = 0x1000_0000_0000;
 
 /// What a client asks. The operands' meaning stands at each variant, as `args[0]`, `args[1]`, ….
 #[repr(u64)]
@@ -85,6 +105,12 @@ pub enum Op {
     /// Steward's connection, from any thread of the process: thread `args[0]` is now on host `args[1]`, where its tid
     /// is `args[2]`; `args[3]` is a [`Why`].
     Placed = 11,
+    /// Maps a shared space: `VERSION`, machine id, space. Carries the userfaultfd; the reply's values are the first address of the
+    /// space, its length in bytes, and how many hosts the machine has; it carries the memfd.
+    Attach = 12,
+    /// Attached processes at home: starts a worker process on host `args[0]`. The reply carries a stream socket; the worker has the
+    /// other end.
+    Worker = 13,
 }
 
 /// What a channel between the home process and a body process is for.
@@ -95,6 +121,8 @@ pub enum ChannelKind {
     Space = 0,
     /// One thread's.
     Thread = 1,
+    /// A worker process's, which is started for it. No body process has such a one.
+    Worker = 2,
 }
 
 /// Why a thread is where it is.
@@ -156,6 +184,8 @@ pub mod env {
     pub const VIEW: &str = "MEGALITH_VIEW";
     /// A body process: its space, in decimal. Set by an agent alone.
     pub const BODY: &str = "MEGALITH_BODY";
+    /// A worker process: the shared space that it may attach to, in decimal. Set by an agent alone.
+    pub const SPACE: &str = "MEGALITH_SPACE";
     /// The descriptor of a body process's door.
     pub const DOOR: i32 = 1005;
 }

@@ -43,12 +43,18 @@ pub enum Bug {
     LossUntold,
     /// The directory's word that a page stays is not heeded by the promise that was meant for it.
     PromiseLost,
+    /// Write protection reaches only one of a space's processes.
+    ProtectOne,
+    /// A new page is mapped for one process, and threads of others that wait for it sleep on.
+    OthersNotWoken,
+    /// A process that does not see a page yet is shown it to be written, whatever the host may.
+    ShowWritable,
 }
 
 #[cfg(feature = "sim")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 23] = [
         Bug::PackBeforeProtect,
         Bug::CallBackIgnored,
         Bug::CopyWhileWritten,
@@ -69,11 +75,14 @@ impl Bug {
         Bug::EndForgotten,
         Bug::LossUntold,
         Bug::PromiseLost,
+        Bug::ProtectOne,
+        Bug::OthersNotWoken,
+        Bug::ShowWritable,
     ];
 }
 
 #[cfg(feature = "sim")]
-const _: () = assert!(Bug::ALL.len() == Bug::PromiseLost as usize + 1, "a bug is not in the list");
+const _: () = assert!(Bug::ALL.len() == Bug::ShowWritable as usize + 1, "a bug is not in the list");
 
 /// The bug planted in a host; never any outside simulations.
 #[derive(Clone, Copy, Default, Debug)]

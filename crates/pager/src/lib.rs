@@ -4,7 +4,7 @@
 //! userfaultfds, and a *stow* of packed pages that no client sees. The policy (what to evict, when, whereto) and the
 //! protocol are `agent`'s.
 //!
-//! The kernel's part of a space can be simulated (feature `sim`): then a process's threads, its page table and the memfd are
+//! The kernel's part of a space can be simulated (feature `sim`): then the processes' threads, their page tables and the memfd are
 //! [`sim::SimSpace`], which answers the same calls in the same way; everything else is what runs for real.
 //!
 //! Lock order: the machine's lock (around [`Pager`]) before a space's list of clients. System calls on a client's
@@ -17,6 +17,7 @@ mod ids;
 mod memfd;
 mod packed;
 mod pager;
+mod reserve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod slab;
@@ -36,4 +37,4 @@ pub use slab::{Slab, Slot};
 pub use space::{Reads, Source, SpaceMemory};
 pub use streams::{Streams, WINDOW_PAGES_MAX};
 pub use table::{Entry, Place};
-pub use uffd::{Fault, Mapped, Uffd};
+pub use uffd::{ClientId, Fault, Mapped, Uffd};

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use client::{PAGE_BYTES, SPACE_END};
 
@@ -13,6 +14,8 @@ use crate::sim::SimSpace;
 #[derive(Debug)]
 pub struct Memfd {
     file: File,
+    /// It is empty for good.
+    withdrawn: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -40,15 +43,28 @@ impl Memfd {
         if unsafe { libc::ftruncate(fd.as_raw_fd(), SPACE_END as i64) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { file: File::Kernel(fd) })
+        Ok(Self { file: File::Kernel(fd), withdrawn: AtomicBool::new(false) })
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn simulated(space: std::sync::Arc<SimSpace>) -> Self {
-        Self { file: File::Simulated(space) }
+        Self { file: File::Simulated(space), withdrawn: AtomicBool::new(false) }
     }
 
-    /// Reads whole pages from `address` on into `bytes`.
+    /// Takes all pages away from every client, and all addresses: whoever touches one from now on gets SIGBUS, be he registered with a
+    /// userfaultfd or not, and a system call that does gets EFAULT.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Release);
+        let fd = match &self.file {
+            File::Kernel(fd) => fd,
+            #[cfg(feature = "sim")]
+            File::Simulated(space) => return space.withdraw(),
+        };
+        // SAFETY: a plain system call on our descriptor. Shortening a memfd without seals does not fail.
+        unsafe { libc::ftruncate(fd.as_raw_fd(), 0) };
+    }
+
+    /// Reads whole pages from `address` on into `bytes`; zeros once the memfd is withdrawn, when nobody is told of them any more.
     ///
     /// # Panics
     /// When the file is shorter than asked: it never is.
@@ -70,6 +86,10 @@ impl Memfd {
                     (address + done as u64) as i64,
                 )
             };
+            if n == 0 && self.withdrawn.load(Ordering::Acquire) {
+                rest.fill(0);
+                return;
+            }
             assert!(n > 0, "pread of the space at {address:#x}: {}", io::Error::last_os_error());
             done += n as usize;
         }

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use coherence::PageId;
@@ -22,7 +23,7 @@ use crate::packed::{PAGE, Packed, Packer, Packing};
 use crate::slab::Slab;
 use crate::space::{Backings, Reads, Source, SpaceMemory};
 use crate::table::{Entry, Place, Table};
-use crate::uffd::{Mapped, Uffd};
+use crate::uffd::{ClientId, Mapped, Uffd};
 
 /// How often a mapping call is tried again while the client's address space changes.
 const AGAIN_MAX: u32 = 10_000;
@@ -162,8 +163,8 @@ impl Pager {
         entry.wanted = true;
     }
 
-    /// Maps `pages` untouched pages, of which those that are wanted; the others are stowed. Those whose bytes the home
-    /// host has are told to `ask`, as runs, and stay as they are until [`Pager::install_bytes`].
+    /// Maps `pages` untouched pages, of which those that are wanted (for `client`, if that is known); the others are stowed. Those
+    /// whose bytes the home host has are told to `ask`, as runs, and stay as they are until [`Pager::install_bytes`].
     ///
     /// # Errors
     /// Those of reading the file that backs them; the pages that it would give stay wanted then.
@@ -171,6 +172,7 @@ impl Pager {
         &mut self,
         first: PageId,
         pages: u64,
+        client: Option<ClientId>,
         mut ask: impl FnMut(PageId, u64),
     ) -> io::Result<()> {
         let mut at = 0;
@@ -188,12 +190,12 @@ impl Pager {
                 let space = space.expect("it has a file");
                 let read = space.backings.read(address(page), &mut bytes);
                 if read.is_ok() {
-                    self.install_bytes(page, &bytes, true);
+                    self.install_bytes(page, &bytes, true, client);
                 }
                 self.run = bytes;
                 read?;
             } else {
-                self.install_zeros(page, run);
+                self.install_zeros(page, run, client);
             }
             at += run;
         }
@@ -223,51 +225,48 @@ impl Pager {
         Ok(true)
     }
 
-    fn install_zeros(&mut self, first: PageId, pages: u64) {
-        let client = self.spaces.get(&SpaceId::of(first)).and_then(|s| s.memory.first_client());
+    fn install_zeros(&mut self, first: PageId, pages: u64, client: Option<ClientId>) {
         let mut at = 0;
         while at < pages {
             let page = offset(first, at);
-            let wanted = (at..pages).take_while(|&i| self.table.get(offset(first, i)).wanted).count() as u64;
-            let Some(client) = client.as_ref().filter(|_| wanted > 0) else {
-                self.stow(page, Packed::ZERO);
-                at += 1;
-                continue;
-            };
-            let done = self.map_run(page, wanted, &|addr, from, n| client.zero(addr + from * PAGE as u64, n));
+            let wanted = self.wanted_run(page, pages - at);
+            let done = self.map_wanted(page, wanted, client, &|uffd, from, n| {
+                uffd.zero(address(page) + from * PAGE as u64, n)
+            });
             self.now_mapped(page, done);
             at += done;
-            if done < wanted {
-                // No (longer) the client's: keep it for who maps the address next.
+            if done < wanted || wanted == 0 {
+                // Nobody's, or no (longer) the clients': keep it for who maps the address next.
                 self.stow(offset(first, at), Packed::ZERO);
                 at += 1;
             }
         }
     }
 
-    /// Puts whole pages here: mapped where wanted, stowed where not.
-    pub fn install_bytes(&mut self, first: PageId, bytes: &[u8], writable: bool) {
+    /// Puts whole pages here: mapped where wanted (for `client`, if that is known), stowed where not.
+    pub fn install_bytes(&mut self, first: PageId, bytes: &[u8], writable: bool, client: Option<ClientId>) {
         let pages = (bytes.len() / PAGE) as u64;
-        let client = self.spaces.get(&SpaceId::of(first)).and_then(|s| s.memory.first_client());
         let mut at = 0;
         while at < pages {
             let page = offset(first, at);
-            let wanted = (at..pages).take_while(|&i| self.table.get(offset(first, i)).wanted).count() as u64;
-            let mut done = 0;
-            if let Some(client) = client.as_ref().filter(|_| wanted > 0) {
-                let bytes = &bytes[at as usize * PAGE..][..wanted as usize * PAGE];
-                done = self.map_run(page, wanted, &|addr, from, n| {
-                    let bytes = &bytes[from as usize * PAGE..][..n as usize * PAGE];
-                    client.copy(addr + from * PAGE as u64, bytes, !writable)
-                });
-                self.now_mapped(page, done);
-                at += done;
-            }
+            let wanted = self.wanted_run(page, pages - at);
+            let run = &bytes[at as usize * PAGE..][..wanted as usize * PAGE];
+            let done = self.map_wanted(page, wanted, client, &|uffd, from, n| {
+                let bytes = &run[from as usize * PAGE..][..n as usize * PAGE];
+                uffd.copy(address(page) + from * PAGE as u64, bytes, !writable)
+            });
+            self.now_mapped(page, done);
+            at += done;
             if done < wanted || wanted == 0 {
                 self.pack_and_stow(offset(first, at), &bytes[at as usize * PAGE..][..PAGE]);
                 at += 1;
             }
         }
+    }
+
+    /// How many of so many pages are wanted, up to the first that is not.
+    fn wanted_run(&self, first: PageId, pages: u64) -> u64 {
+        (0..pages).take_while(|&i| self.table.get(offset(first, i)).wanted).count() as u64
     }
 
     /// Keeps a page packed, as another host handed it over.
@@ -295,8 +294,9 @@ impl Pager {
         self.packer = packer;
     }
 
-    /// Maps stowed pages, `pages` of them from `first` on; the caller has taken a page of the budget for each.
-    pub fn unstow(&mut self, first: PageId, pages: u64, writable: bool) {
+    /// Maps stowed pages, `pages` of them from `first` on, for `client` if that is known; the caller has taken a page of the budget
+    /// for each.
+    pub fn unstow(&mut self, first: PageId, pages: u64, writable: bool, client: Option<ClientId>) {
         let mut bytes = std::mem::take(&mut self.run);
         bytes.resize(pages as usize * PAGE, 0);
         for (i, page) in bytes.chunks_mut(PAGE).enumerate() {
@@ -314,7 +314,7 @@ impl Pager {
             entry.place = Place::Absent;
             entry.wanted = true;
         }
-        self.install_bytes(first, &bytes, writable);
+        self.install_bytes(first, &bytes, writable, client);
         self.run = bytes;
     }
 
@@ -327,19 +327,19 @@ impl Pager {
         }
     }
 
-    /// Lets clients write a mapped page; one on its way out stays.
-    pub fn allow_write(&mut self, page: PageId) {
+    /// Lets that client, or all, write a mapped page; one on its way out stays.
+    pub fn allow_write(&mut self, page: PageId, client: Option<ClientId>) {
         self.call_back(page);
         if let Some(memory) = self.space(SpaceId::of(page)) {
-            memory.allow_write(address(page));
+            memory.allow_write(address(page), client);
         }
     }
 
-    /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits.
-    pub fn show(&mut self, page: PageId, writable: bool) {
+    /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits there.
+    pub fn show(&mut self, page: PageId, writable: bool, client: ClientId) {
         self.call_back(page);
         if let Some(memory) = self.space(SpaceId::of(page)) {
-            memory.each_client(|client| {
+            memory.each_client(Some(client), |client| {
                 // EEXIST: it was mapped meanwhile. The protection must still be what the protocol says.
                 if client.continue_(address(page), !writable) != Mapped::All {
                     let _ = client.write_protect(address(page), 1, !writable);
@@ -474,13 +474,27 @@ impl Pager {
         });
     }
 
-    /// Runs a mapping call over `pages` pages and returns how many of the first ones are mapped.
-    fn map_run(&self, first: PageId, pages: u64, call: &dyn Fn(u64, u64, u64) -> Mapped) -> u64 {
-        let start = address(first);
-        let (mut done, mut chunk, mut again) = (0, pages, 0);
-        while done < pages {
-            let n = chunk.min(pages - done);
-            match call(start, done, n) {
+    /// Maps `pages` pages that are wanted with a mapping call, which gets a client and which of the pages. Returns how many of the
+    /// first ones are mapped.
+    fn map_wanted(
+        &self,
+        first: PageId,
+        pages: u64,
+        client: Option<ClientId>,
+        call: &dyn Fn(&Uffd, u64, u64) -> Mapped,
+    ) -> u64 {
+        let Some(memory) = self.space(SpaceId::of(first)).filter(|_| pages > 0) else { return 0 };
+        memory.map((address(first), pages), client, |uffd, begun| {
+            self.map_run(first, begun..pages, &|from, n| call(uffd, from, n))
+        })
+    }
+
+    /// Runs a mapping call over a range of the pages from `first` on and returns how many of the range's first ones are mapped.
+    fn map_run(&self, first: PageId, range: Range<u64>, call: &dyn Fn(u64, u64) -> Mapped) -> u64 {
+        let (mut done, mut chunk, mut again) = (range.start, range.end - range.start, 0);
+        while done < range.end {
+            let n = chunk.min(range.end - done);
+            match call(done, n) {
                 Mapped::All => done += n,
                 // What stands there came past the protocol (a client touched the address in the instant before it
                 // was registered), so it is nobody's: the bytes that we were given are the page's.
@@ -502,14 +516,7 @@ impl Pager {
                 Mapped::Unmapped | Mapped::Gone => break,
             }
         }
-        done
-    }
-
-    /// Adds a process that maps a space.
-    pub fn add_client(&self, id: SpaceId, client: Arc<Uffd>) {
-        if let Some(memory) = self.space(id) {
-            memory.add_client(client);
-        }
+        done - range.start
     }
 
     pub(crate) fn evicted(&mut self, page: PageId, packed: Packed<'_>) {

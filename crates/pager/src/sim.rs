@@ -1,16 +1,20 @@
-//! The kernel's part of one space on one host, simulated: the memfd, the page table of the one process that maps it, and
-//! the threads that sleep in faults.
+//! The kernel's part of one space on one host, simulated: the memfd, the page tables of the processes that map it, and
+//! their threads that sleep in faults.
 //!
 //! The calls answer as userfaultfd(2) and the memfd do:
-//! - an access that the page table does not allow puts its thread to sleep and makes an event: *missing* where the memfd has no
+//! - an access that its process's page table does not allow puts its thread to sleep and makes an event: *missing* where the memfd has no
 //!   page, *minor* where it has one, *write-protected* where the table has it and forbids writing;
 //! - a thread that is woken tries again. One that is woken before its event is read has no event any more; one whose event
 //!   *was* read leaves that behind, to be answered late;
-//! - a mapping call over a range that is not the process's maps nothing; one that is disturbed maps some pages, wakes those,
+//! - a mapping call is about one process: the page comes to the memfd and to that process's table, and its threads are woken.
+//!   One over a range that is not the process's maps nothing; one that is disturbed maps some pages, wakes those,
 //!   and says so; a page that is in the memfd already stops it;
-//! - punching takes pages from the memfd and the table and wakes nobody.
+//! - write protection is one process's, and of pages that it does not see leaves no trace: what is mapped later is as that call
+//!   says (the kernel keeps a marker there, which mapping calls replace);
+//! - punching takes pages from the memfd and all tables and wakes nobody;
+//! - calls about a process that has died fail.
 //!
-//! Two things happen by chance ([`Weather`]): calls are disturbed, and while the agent is in a call, threads of the process
+//! Two things happen by chance ([`Weather`]): calls are disturbed, and while the agent is in a call, threads of the processes
 //! run ([`Company`]), as they do on another CPU.
 //!
 //! One lock, of the kernel's state; it is free while the company runs.
@@ -22,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rustc_hash::FxHashMap;
 
+use crate::bug::Planted;
 use crate::packed::PAGE;
 use crate::space::SpaceMemory;
 use crate::uffd::{Fault, Mapped};
@@ -34,13 +39,13 @@ const READ_MAX: usize = 16;
 pub struct Weather {
     /// A mapping call is disturbed.
     pub disturbed: u64,
-    /// Threads of the process run while a call is made.
+    /// Threads of the processes run while a call is made.
     pub company: u64,
 }
 
 /// Who runs while the agent is in a system call.
 pub trait Company: Send + Sync {
-    /// The agent of `host` is in a call about a space of its process.
+    /// The agent of `host` is in a call about a space of its processes.
     fn meanwhile(&self, host: u16);
 }
 
@@ -65,27 +70,25 @@ impl std::fmt::Debug for CompanyOf {
 struct Kernel {
     /// Pages are named by their number in the space here.
     memfd: FxHashMap<u64, Box<[u8]>>,
-    /// What the process sees, and whether it may write it.
-    table: FxHashMap<u64, bool>,
-    /// What is the process's, and registered.
+    /// What is every process's, and registered.
     mapping: Range<u64>,
-    /// Threads that sleep in a fault, and the page.
-    asleep: BTreeMap<u32, u64>,
-    events: VecDeque<Fault>,
+    processes: Vec<Process>,
     chance: u64,
 }
 
-impl Kernel {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.chance;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ word >> 31) % sides
-    }
+#[derive(Debug, Default)]
+struct Process {
+    /// What the process sees, and whether it may write it.
+    table: FxHashMap<u64, bool>,
+    /// Threads that sleep in a fault, and the page.
+    asleep: BTreeMap<u32, u64>,
+    events: VecDeque<Fault>,
+    dead: bool,
+}
 
+impl Process {
     fn wake(&mut self, pages: Range<u64>) {
-        let Kernel { asleep, events, .. } = self;
+        let Process { asleep, events, .. } = self;
         asleep.retain(|&thread, page| {
             let sleeps = !pages.contains(page);
             if !sleeps {
@@ -95,14 +98,36 @@ impl Kernel {
         });
     }
 
+    fn die(&mut self) {
+        *self = Process { dead: true, ..Process::default() };
+    }
+}
+
+impl Kernel {
+    fn sees(&self, page: u64) -> Option<bool> {
+        self.processes.iter().filter_map(|process| process.table.get(&page).copied()).max()
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.chance;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ word >> 31) % sides
+    }
+
     /// Maps pages one by one with `page`, which gives each one's bytes; stops where one is in the memfd.
     fn map(
         &mut self,
+        process: usize,
         pages: Range<u64>,
         disturbed: u64,
         writable: bool,
         page: impl Fn(u64) -> Box<[u8]>,
     ) -> Mapped {
+        if self.processes[process].dead {
+            return Mapped::Gone;
+        }
         if pages.start < self.mapping.start || pages.end > self.mapping.end {
             return Mapped::Unmapped;
         }
@@ -118,11 +143,11 @@ impl Kernel {
                 break;
             }
             self.memfd.insert(number, page(done));
-            self.table.insert(number, writable);
+            self.processes[process].table.insert(number, writable);
             done += 1;
         }
         if done > 0 {
-            self.wake(pages.start..pages.start + done);
+            self.processes[process].wake(pages.start..pages.start + done);
         }
         match done {
             done if pages.start + done == pages.end => Mapped::All,
@@ -138,22 +163,31 @@ fn number(address: u64) -> u64 {
 }
 
 impl SimSpace {
-    /// A space of `host`'s process, which maps the `mapping` addresses of it.
-    pub fn new(host: u16, mapping: Range<u64>, weather: Weather, seed: u64) -> Arc<SimSpace> {
+    /// A space of so many processes of `host`, each of which maps the `mapping` addresses of it.
+    pub fn new(
+        host: u16,
+        mapping: Range<u64>,
+        processes: usize,
+        weather: Weather,
+        seed: u64,
+    ) -> Arc<SimSpace> {
         let kernel = Kernel {
             memfd: FxHashMap::default(),
-            table: FxHashMap::default(),
             mapping: number(mapping.start)..number(mapping.end),
-            asleep: BTreeMap::new(),
-            events: VecDeque::new(),
+            processes: (0..processes).map(|_| Process::default()).collect(),
             chance: seed,
         };
         Arc::new(SimSpace { host, weather, kernel: Mutex::new(kernel), company: OnceLock::new() })
     }
 
-    /// The memory that a pager is given.
-    pub fn memory(self: &Arc<Self>) -> Arc<SpaceMemory> {
-        Arc::new(SpaceMemory::simulated(self))
+    /// The memory that a pager is given, with all processes as its clients.
+    pub fn memory(self: &Arc<Self>, planted: Planted) -> Arc<SpaceMemory> {
+        Arc::new(SpaceMemory::simulated(self, planted))
+    }
+
+    /// How many processes there have been.
+    pub fn processes(&self) -> usize {
+        self.kernel().processes.len()
     }
 
     /// Who runs while the agent is in a call.
@@ -177,15 +211,15 @@ impl SimSpace {
         self.kernel()
     }
 
-    // What the process does.
+    // What the processes do.
 
-    /// A thread's access to a page: `f` is given its bytes. `None` if the thread sleeps in a fault now.
+    /// An access of a process's thread to a page: `f` is given its bytes. `None` if the thread sleeps in a fault now.
     ///
     /// # Panics
     /// If the address is not the process's, which would end it.
     pub fn access<R>(
         &self,
-        thread: u32,
+        (process, thread): (usize, u32),
         address: u64,
         write: bool,
         f: impl FnOnce(&mut [u8]) -> R,
@@ -193,113 +227,126 @@ impl SimSpace {
         let mut kernel = self.kernel();
         let page = number(address);
         assert!(kernel.mapping.contains(&page), "SIGSEGV at {address:#x}");
-        assert!(!kernel.asleep.contains_key(&thread), "thread {thread} runs in its sleep");
-        let writable = kernel.table.get(&page).copied();
+        let Kernel { memfd, processes, .. } = &mut *kernel;
+        let process = &mut processes[process];
+        assert!(!process.dead && !process.asleep.contains_key(&thread), "thread {thread} runs in its sleep");
+        let writable = process.table.get(&page).copied();
         if writable == Some(true) || (writable == Some(false) && !write) {
-            let bytes = kernel.memfd.get_mut(&page).expect("what the table has, the memfd has");
+            let bytes = memfd.get_mut(&page).expect("what the table has, the memfd has");
             return Some(f(bytes));
         }
-        let minor = writable.is_none() && kernel.memfd.contains_key(&page);
-        kernel.asleep.insert(thread, page);
-        kernel.events.push_back(Fault { address, write, minor, thread });
+        let minor = writable.is_none() && memfd.contains_key(&page);
+        process.asleep.insert(thread, page);
+        process.events.push_back(Fault { address, write, minor, thread });
         None
     }
 
-    /// Whether a thread sleeps in a fault.
-    pub fn is_asleep(&self, thread: u32) -> bool {
-        self.kernel().asleep.contains_key(&thread)
+    /// Whether a process's thread sleeps in a fault.
+    pub fn is_asleep(&self, process: usize, thread: u32) -> bool {
+        self.kernel().processes[process].asleep.contains_key(&thread)
     }
 
-    /// The page in which a thread sleeps.
-    pub fn sleeps_in(&self, thread: u32) -> Option<u64> {
-        self.kernel().asleep.get(&thread).map(|page| page * PAGE as u64)
+    /// A process is killed.
+    pub fn kill(&self, process: usize) {
+        self.kernel().processes[process].die();
     }
 
-    /// All threads are killed.
-    pub fn kill(&self) {
-        let mut kernel = self.kernel();
-        kernel.asleep.clear();
-        kernel.events.clear();
+    /// All processes are killed.
+    pub fn kill_all(&self) {
+        self.kernel().processes.iter_mut().for_each(Process::die);
     }
 
-    /// The kernel drops a page's place in the process's page table, as reclaim does. The page stays in the memfd.
-    pub fn forget(&self, address: u64) {
-        self.kernel().table.remove(&number(address));
+    /// Whether a process was killed.
+    pub fn is_dead(&self, process: usize) -> bool {
+        self.kernel().processes[process].dead
     }
 
-    /// Whether the process sees a page, and if so whether it may write it.
+    /// The kernel drops a page's place in a process's page table, as reclaim does. The page stays in the memfd.
+    pub fn forget(&self, process: usize, address: u64) {
+        self.kernel().processes[process].table.remove(&number(address));
+    }
+
+    /// Whether any process sees a page, and if so whether one of them may write it.
     pub fn sees(&self, address: u64) -> Option<bool> {
-        self.kernel().table.get(&number(address)).copied()
+        self.kernel().sees(number(address))
     }
 
-    /// The pages in the memfd, in order: each with whether the process sees it, and if so whether it may write it.
+    /// The pages in the memfd, in order: each with whether a process sees it, and if so whether one may write it.
     pub fn pages(&self) -> Vec<(u64, Option<bool>)> {
         let kernel = self.kernel();
         let mut pages: Vec<_> =
-            kernel.memfd.keys().map(|page| (page * PAGE as u64, kernel.table.get(page).copied())).collect();
+            kernel.memfd.keys().map(|&page| (page * PAGE as u64, kernel.sees(page))).collect();
         pages.sort_unstable();
         pages
     }
 
-    /// Whether there are events to read.
-    pub fn has_events(&self) -> bool {
-        !self.kernel().events.is_empty()
+    /// Whether there are events of a process to read.
+    pub fn has_events(&self, process: usize) -> bool {
+        !self.kernel().processes[process].events.is_empty()
     }
 
-    /// Reads the events that wait, as the agent's thread does.
-    pub fn read(&self, faults: &mut Vec<Fault>) {
-        let mut kernel = self.kernel();
-        let count = kernel.events.len().min(READ_MAX);
-        faults.extend(kernel.events.drain(..count));
+    /// Reads the events of a process that wait, as the agent's thread does.
+    pub fn read(&self, process: usize, faults: &mut Vec<Fault>) {
+        let events = &mut self.kernel().processes[process].events;
+        let count = events.len().min(READ_MAX);
+        faults.extend(events.drain(..count));
     }
 
     // What the agent calls.
 
-    pub(crate) fn copy(&self, address: u64, bytes: &[u8], write_protected: bool) -> Mapped {
+    pub(crate) fn copy(&self, process: usize, address: u64, bytes: &[u8], write_protected: bool) -> Mapped {
         let first = number(address);
         let pages = first..first + (bytes.len() / PAGE) as u64;
         let page = |n: u64| bytes[n as usize * PAGE..][..PAGE].into();
-        self.enter().map(pages, self.weather.disturbed, !write_protected, page)
+        self.enter().map(process, pages, self.weather.disturbed, !write_protected, page)
     }
 
-    pub(crate) fn zero(&self, address: u64, pages: u64) -> Mapped {
+    pub(crate) fn zero(&self, process: usize, address: u64, pages: u64) -> Mapped {
         let first = number(address);
-        self.enter().map(first..first + pages, self.weather.disturbed, true, |_| [0; PAGE].into())
+        self.enter().map(process, first..first + pages, self.weather.disturbed, true, |_| [0; PAGE].into())
     }
 
-    pub(crate) fn continue_(&self, address: u64, write_protected: bool) -> Mapped {
+    pub(crate) fn continue_(&self, process: usize, address: u64, write_protected: bool) -> Mapped {
         let mut kernel = self.enter();
         let page = number(address);
+        if kernel.processes[process].dead {
+            return Mapped::Gone;
+        }
         if !kernel.mapping.contains(&page) || !kernel.memfd.contains_key(&page) {
             return Mapped::Unmapped;
         }
-        if kernel.table.contains_key(&page) {
+        let process = &mut kernel.processes[process];
+        if process.table.contains_key(&page) {
             return Mapped::Exists { pages: 0 };
         }
-        kernel.table.insert(page, !write_protected);
-        kernel.wake(page..page + 1);
+        process.table.insert(page, !write_protected);
+        process.wake(page..page + 1);
         Mapped::All
     }
 
-    pub(crate) fn write_protect(&self, address: u64, pages: u64, on: bool) -> io::Result<()> {
+    pub(crate) fn write_protect(&self, process: usize, address: u64, pages: u64, on: bool) -> io::Result<()> {
         let mut kernel = self.enter();
         let pages = number(address)..number(address) + pages;
+        if kernel.processes[process].dead {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
         if pages.start < kernel.mapping.start || pages.end > kernel.mapping.end {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
+        let process = &mut kernel.processes[process];
         for page in pages.clone() {
-            if let Some(writable) = kernel.table.get_mut(&page) {
+            if let Some(writable) = process.table.get_mut(&page) {
                 *writable = !on;
             }
         }
         if !on {
-            kernel.wake(pages);
+            process.wake(pages);
         }
         Ok(())
     }
 
-    pub(crate) fn wake(&self, address: u64, pages: u64) {
-        self.enter().wake(number(address)..number(address) + pages);
+    pub(crate) fn wake(&self, process: usize, address: u64, pages: u64) {
+        self.enter().processes[process].wake(number(address)..number(address) + pages);
     }
 
     pub(crate) fn pread(&self, address: u64, bytes: &mut [u8]) {
@@ -312,11 +359,19 @@ impl SimSpace {
         }
     }
 
+    pub(crate) fn withdraw(&self) {
+        let mut kernel = self.enter();
+        kernel.memfd.clear();
+        kernel.processes.iter_mut().for_each(|process| process.table.clear());
+    }
+
     pub(crate) fn punch(&self, address: u64, pages: u64) {
         let mut kernel = self.enter();
         for page in number(address)..number(address) + pages {
             kernel.memfd.remove(&page);
-            kernel.table.remove(&page);
+            for process in &mut kernel.processes {
+                process.table.remove(&page);
+            }
         }
     }
 }
@@ -328,12 +383,12 @@ mod tests {
     const P: u64 = PAGE as u64;
 
     fn space(disturbed: u64) -> Arc<SimSpace> {
-        SimSpace::new(0, 16 * P..32 * P, Weather { disturbed, company: 0 }, 1)
+        SimSpace::new(0, 16 * P..32 * P, 2, Weather { disturbed, company: 0 }, 1)
     }
 
     fn fault(space: &SimSpace) -> Option<Fault> {
         let mut faults = Vec::new();
-        space.read(&mut faults);
+        space.read(0, &mut faults);
         assert!(faults.len() <= 1);
         faults.pop()
     }
@@ -342,47 +397,72 @@ mod tests {
     fn accesses_fault_as_the_kernel_says() {
         let space = space(0);
         let first = |bytes: &mut [u8]| bytes[0];
-        assert_eq!(space.access(7, 20 * P + 5, false, first), None);
+        assert_eq!(space.access((0, 7), 20 * P + 5, false, first), None);
         let missing = Fault { address: 20 * P + 5, write: false, minor: false, thread: 7 };
         assert_eq!((fault(&space), fault(&space)), (Some(missing), None));
-        assert_eq!(space.copy(20 * P, &[3; PAGE], true), Mapped::All);
-        assert!(!space.is_asleep(7));
-        assert_eq!(space.access(7, 20 * P, false, first), Some(3));
-        assert_eq!(space.access(7, 20 * P, true, first), None, "write-protected");
+        assert_eq!(space.copy(0, 20 * P, &[3; PAGE], true), Mapped::All);
+        assert!(!space.is_asleep(0, 7));
+        assert_eq!(space.access((0, 7), 20 * P, false, first), Some(3));
+        assert_eq!(space.access((0, 7), 20 * P, true, first), None, "write-protected");
         assert!(fault(&space).is_some_and(|fault| fault.write && !fault.minor));
-        space.write_protect(20 * P, 1, false).unwrap();
-        assert_eq!(space.access(7, 20 * P, true, first), Some(3));
-        space.forget(20 * P);
-        assert_eq!(space.access(7, 20 * P, false, first), None);
+        space.write_protect(0, 20 * P, 1, false).unwrap();
+        assert_eq!(space.access((0, 7), 20 * P, true, first), Some(3));
+        space.forget(0, 20 * P);
+        assert_eq!(space.access((0, 7), 20 * P, false, first), None);
         assert!(fault(&space).is_some_and(|fault| fault.minor));
-        assert_eq!(space.continue_(20 * P, false), Mapped::All);
-        assert_eq!(space.continue_(20 * P, false), Mapped::Exists { pages: 0 });
+        assert_eq!(space.continue_(0, 20 * P, false), Mapped::All);
+        assert_eq!(space.continue_(0, 20 * P, false), Mapped::Exists { pages: 0 });
         space.punch(20 * P, 1);
-        assert_eq!(space.access(7, 20 * P, false, first), None);
+        assert_eq!(space.access((0, 7), 20 * P, false, first), None);
         assert!(fault(&space).is_some_and(|fault| !fault.minor));
-        assert!(space.continue_(20 * P, false) == Mapped::Unmapped && space.is_asleep(7));
-        space.wake(20 * P, 1);
-        assert!(!space.is_asleep(7), "to try again");
+        assert!(space.continue_(0, 20 * P, false) == Mapped::Unmapped && space.is_asleep(0, 7));
+        space.wake(0, 20 * P, 1);
+        assert!(!space.is_asleep(0, 7), "to try again");
     }
 
     #[test]
     fn who_is_woken_early_leaves_no_event() {
         let space = space(0);
-        assert_eq!(space.access(7, 20 * P, false, |_| ()), None);
-        assert_eq!(space.access(8, 21 * P, false, |_| ()), None);
-        space.wake(20 * P, 1);
+        assert_eq!(space.access((0, 7), 20 * P, false, |_| ()), None);
+        assert_eq!(space.access((0, 8), 21 * P, false, |_| ()), None);
+        space.wake(0, 20 * P, 1);
         assert_eq!(fault(&space).map(|fault| fault.thread), Some(8));
     }
 
     #[test]
     fn mapping_calls_end_where_the_kernels_do() {
         let space = space(0);
-        assert_eq!(space.zero(30 * P, 3), Mapped::Unmapped, "partly another's");
-        assert_eq!(space.zero(30 * P, 2), Mapped::All);
-        assert_eq!(space.copy(28 * P, &[1; 3 * PAGE], false), Mapped::Again { pages: 2 });
-        assert_eq!(space.copy(30 * P, &[1; PAGE], false), Mapped::Exists { pages: 0 });
+        assert_eq!(space.zero(0, 30 * P, 3), Mapped::Unmapped, "partly another's");
+        assert_eq!(space.zero(0, 30 * P, 2), Mapped::All);
+        assert_eq!(space.copy(0, 28 * P, &[1; 3 * PAGE], false), Mapped::Again { pages: 2 });
+        assert_eq!(space.copy(0, 30 * P, &[1; PAGE], false), Mapped::Exists { pages: 0 });
         let disturbed = self::space(500);
-        let outcomes: Vec<Mapped> = (16..32).map(|n| disturbed.zero(n * P, 1)).collect();
+        let outcomes: Vec<Mapped> = (16..32).map(|n| disturbed.zero(0, n * P, 1)).collect();
         assert!(outcomes.contains(&Mapped::All) && outcomes.contains(&Mapped::Again { pages: 0 }));
+    }
+
+    #[test]
+    fn a_page_is_each_processs_own_to_see() {
+        let space = space(0);
+        let at = 20 * P;
+        assert_eq!(space.access((0, 7), at, true, |_| ()), None);
+        assert_eq!(space.access((1, 8), at, true, |_| ()), None);
+        assert_eq!(space.copy(0, at, &[3; PAGE], false), Mapped::All);
+        assert!(!space.is_asleep(0, 7) && space.is_asleep(1, 8), "who is woken is the process of the call");
+        space.wake(1, at, 1);
+        assert_eq!(space.access((1, 8), at, true, |_| ()), None);
+        let mut faults = Vec::new();
+        space.read(1, &mut faults);
+        assert_eq!(faults, [Fault { address: at, write: true, minor: true, thread: 8 }]);
+        space.write_protect(1, at, 1, true).unwrap();
+        assert_eq!(space.continue_(1, at, false), Mapped::All, "what was protected before it was mapped");
+        assert_eq!((space.access((1, 8), at, true, |_| ()), space.sees(at)), (Some(()), Some(true)));
+        space.write_protect(0, at, 1, true).unwrap();
+        assert_eq!(space.sees(at), Some(true), "the other one's");
+        space.kill(1);
+        assert_eq!((space.sees(at), space.zero(1, 21 * P, 1)), (Some(false), Mapped::Gone));
+        assert_eq!(space.write_protect(1, at, 1, true).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        space.punch(at, 1);
+        assert_eq!(space.sees(at), None);
     }
 }

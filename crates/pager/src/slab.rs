@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::budget::Budget;
+use crate::reserve::Reserve;
 
 const SPAN_BYTES: usize = 16 << 10;
 /// Empty spans that are kept: pages come and go all the time, and the kernel's page faults are dear.
@@ -53,8 +54,7 @@ struct Span {
 /// The allocator. See the module's text.
 #[derive(Debug)]
 pub struct Slab {
-    base: NonNull<u8>,
-    bytes: usize,
+    reserve: Reserve,
     spans: Vec<Span>,
     /// Empty, with memory, charged.
     spare: Vec<u32>,
@@ -65,10 +65,6 @@ pub struct Slab {
     live: u64,
 }
 
-// SAFETY: `base` points to a mapping that this value alone owns; all access goes through `&mut self` or reads
-// through `&self`.
-unsafe impl Send for Slab {}
-
 impl Slab {
     /// A slab that may grow to the budget's limit (address space is reserved, memory is not).
     ///
@@ -76,26 +72,8 @@ impl Slab {
     /// Those of mmap(2).
     pub fn new(budget: Arc<Budget>) -> io::Result<Self> {
         let bytes = (budget.limit() as usize + budget.limit() as usize / 4).next_multiple_of(SPAN_BYTES);
-        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // A transparent huge page would charge 2 MiB for one slot.
-        // SAFETY: our own mapping; advice alone.
-        unsafe { libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE) };
         Ok(Self {
-            base: NonNull::new(base.cast()).expect("mmap does not return null"),
-            bytes,
+            reserve: Reserve::new(bytes)?,
             spans: Vec::new(),
             spare: Vec::new(),
             empty: Vec::new(),
@@ -179,7 +157,10 @@ impl Slab {
             self.spans[span as usize] = fresh;
             span
         } else {
-            assert!((self.spans.len() + 1) * SPAN_BYTES <= self.bytes, "the slab has outgrown its budget");
+            assert!(
+                (self.spans.len() + 1) * SPAN_BYTES <= self.reserve.bytes(),
+                "the slab has outgrown its budget"
+            );
             self.spans.push(fresh);
             self.spans.len() as u32 - 1
         };
@@ -197,8 +178,7 @@ impl Slab {
             self.spare.push(span);
             return;
         }
-        // SAFETY: the span is ours and nothing in it is used.
-        unsafe { libc::madvise(self.start(span).as_ptr().cast(), SPAN_BYTES, libc::MADV_DONTNEED) };
+        self.reserve.forget(span as usize * SPAN_BYTES, SPAN_BYTES);
         self.empty.push(span);
         self.live -= 1;
         self.budget.give(SPAN_BYTES as u64);
@@ -221,7 +201,7 @@ impl Slab {
 
     fn start(&self, span: u32) -> NonNull<u8> {
         // SAFETY: spans are numbered within the mapping.
-        unsafe { self.base.add(span as usize * SPAN_BYTES) }
+        unsafe { self.reserve.base().add(span as usize * SPAN_BYTES) }
     }
 
     fn slot_start(&self, span: u32, index: u16) -> NonNull<u8> {
@@ -234,8 +214,6 @@ impl Slab {
 impl Drop for Slab {
     fn drop(&mut self) {
         self.budget.give(self.held());
-        // SAFETY: the mapping is ours and nobody borrows from it any longer.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -261,8 +239,9 @@ mod tests {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize
         };
-        for round in 0..40_000 {
-            if live.len() > 3000 || (round > 20_000 && !live.is_empty()) {
+        let rounds = if cfg!(miri) { 400 } else { 40_000 };
+        for round in 0..rounds {
+            if live.len() > 3000 || (round > rounds / 2 && !live.is_empty()) {
                 let (slot, bytes) = live.swap_remove(random() % live.len());
                 assert_eq!(slab.get(slot), bytes);
                 slab.free(slot);

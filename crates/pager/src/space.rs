@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+use crate::bug::{Bug, Planted};
 use crate::memfd::Memfd;
 use crate::packed::PAGE;
-use crate::uffd::Uffd;
+use crate::uffd::{ClientId, Uffd};
 
 /// What untouched pages of a range read.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct SpaceMemory {
     memfd: Memfd,
     /// Written when a client comes or goes, read at every fault and by the evictor.
     clients: RwLock<Vec<Arc<Uffd>>>,
+    /// The bug planted in this host, in simulations.
+    planted: Planted,
 }
 
 impl SpaceMemory {
@@ -66,14 +69,15 @@ impl SpaceMemory {
     /// # Errors
     /// Those of [`Memfd::new`].
     pub fn new() -> io::Result<Self> {
-        Ok(Self { memfd: Memfd::new()?, clients: RwLock::default() })
+        Ok(Self { memfd: Memfd::new()?, clients: RwLock::default(), planted: Planted::default() })
     }
 
-    /// A simulated space, with its one process.
+    /// A simulated space, with its processes.
     #[cfg(feature = "sim")]
-    pub fn simulated(space: &Arc<crate::sim::SimSpace>) -> Self {
-        let clients = vec![Arc::new(Uffd::simulated(space.clone()))];
-        Self { memfd: Memfd::simulated(space.clone()), clients: RwLock::new(clients) }
+    pub fn simulated(space: &Arc<crate::sim::SimSpace>, planted: Planted) -> Self {
+        let processes = 0..space.processes();
+        let clients = processes.map(|process| Arc::new(Uffd::simulated(space.clone(), process))).collect();
+        Self { memfd: Memfd::simulated(space.clone()), clients: RwLock::new(clients), planted }
     }
 
     /// The space's memfd, which clients map.
@@ -81,44 +85,91 @@ impl SpaceMemory {
         &self.memfd
     }
 
+    fn clients(&self) -> RwLockReadGuard<'_, Vec<Arc<Uffd>>> {
+        self.clients.read().expect("no panic holds this lock")
+    }
+
     /// Adds a process that maps the space.
     pub fn add_client(&self, client: Arc<Uffd>) {
         self.clients.write().expect("no panic holds this lock").push(client);
     }
 
-    /// Calls `f` for every client.
-    pub fn each_client(&self, f: impl FnMut(&Uffd)) {
-        self.clients.read().expect("no panic holds this lock").iter().map(AsRef::as_ref).for_each(f);
+    /// Forgets a process that maps the space no more.
+    pub fn remove_client(&self, client: ClientId) {
+        self.clients.write().expect("no panic holds this lock").retain(|other| other.id() != client);
     }
 
-    /// The client whose page table new pages go to first; the others find them by a minor fault.
-    pub fn first_client(&self) -> Option<Arc<Uffd>> {
-        self.clients.read().expect("no panic holds this lock").first().cloned()
+    /// Calls `f` for that client, or for every one.
+    pub fn each_client(&self, which: Option<ClientId>, f: impl FnMut(&Uffd)) {
+        let is_meant = |client: &&Arc<Uffd>| which.is_none_or(|which| client.id() == which);
+        self.clients().iter().filter(is_meant).map(AsRef::as_ref).for_each(f);
     }
 
-    /// Stops writers of `pages` pages; afterwards the bytes in the memfd stand still.
+    /// Maps new pages: `map` is called with a client and how many of them are mapped so far, and says how many more it has mapped.
+    /// They go to the page table of `first`, or of any client; where that one maps them no more, to another's. The others find
+    /// them by a minor fault: those of their threads that wait already are woken. Returns how many pages are mapped.
+    pub fn map(
+        &self,
+        (address, pages): (u64, u64),
+        first: Option<ClientId>,
+        mut map: impl FnMut(&Uffd, u64) -> u64,
+    ) -> u64 {
+        let clients = self.clients();
+        let at = clients.iter().position(|client| Some(client.id()) == first).unwrap_or(0);
+        let mut done = 0;
+        for client in clients[at..].iter().chain(&clients[..at]) {
+            done += map(client, done);
+            if done == pages {
+                break;
+            }
+        }
+        if clients.len() > 1 && done > 0 && !self.planted.has(Bug::OthersNotWoken) {
+            clients.iter().for_each(|client| client.wake(address, done));
+        }
+        done
+    }
+
+    /// Stops writers of `pages` pages, in every process; afterwards the bytes in the memfd stand still.
+    ///
+    /// A process that does not see a page yet cannot write it either: it is shown pages under the machine's lock alone, and
+    /// then the page that was to leave is called back.
     pub fn protect(&self, address: u64, pages: u64) {
-        // Where a client has unmapped some of the range the call ends early, so go page by page then.
-        self.each_client(|client| {
-            if client.write_protect(address, pages, true).is_err() {
-                for i in 0..pages {
-                    let _ = client.write_protect(address + i * PAGE as u64, 1, true);
+        let clients = self.clients();
+        let protected =
+            if self.planted.has(Bug::ProtectOne) { &clients[..clients.len().min(1)] } else { &clients[..] };
+        for client in protected {
+            match client.write_protect(address, pages, true) {
+                Ok(()) => {}
+                // It is dead, and its session about to end: nobody there can write.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                // Where a client has unmapped some of the range the call ends early, so go page by page then.
+                Err(_) => {
+                    for i in 0..pages {
+                        let _ = client.write_protect(address + i * PAGE as u64, 1, true);
+                    }
                 }
             }
-        });
+        }
     }
 
-    /// Allows writing to a page, and wakes who waits to.
-    pub fn allow_write(&self, address: u64) {
-        self.each_client(|client| {
+    /// Allows writing to a page, and wakes who waits to: in that client, or in all.
+    pub fn allow_write(&self, address: u64, which: Option<ClientId>) {
+        self.each_client(which, |client| {
             let _ = client.write_protect(address, 1, false);
             client.wake(address, 1);
         });
     }
 
+    /// The space has ended: no process finds anything in it any more, old or new ([`Memfd::withdraw`]), and those threads that wait for
+    /// a page find that out.
+    pub fn withdraw(&self) {
+        self.memfd.withdraw();
+        self.wake(0, client::SPACE_END / PAGE as u64);
+    }
+
     /// Wakes who waits in these pages, to fault again.
     pub fn wake(&self, address: u64, pages: u64) {
-        self.each_client(|client| client.wake(address, pages));
+        self.each_client(None, |client| client.wake(address, pages));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[cfg(feature = "sim")]
 use crate::sim::SimSpace;
@@ -121,9 +122,17 @@ pub enum Mapped {
     Gone,
 }
 
+/// Names a client, among all of this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(u32);
+
+/// The next client's name. After 2^32 clients names come again: then one may be taken for another in a hint, no more.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// One client's userfaultfd.
 #[derive(Debug)]
 pub struct Uffd {
+    id: ClientId,
     process: Process,
 }
 
@@ -131,18 +140,28 @@ pub struct Uffd {
 enum Process {
     Kernel(OwnedFd),
     #[cfg(feature = "sim")]
-    Simulated(std::sync::Arc<SimSpace>),
+    /// A space, and the process's place among those that map it.
+    Simulated(std::sync::Arc<SimSpace>, usize),
 }
 
 impl Uffd {
     /// Takes a descriptor whose `UFFDIO_API` handshake the client has done.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { process: Process::Kernel(fd) }
+        Self::of(Process::Kernel(fd))
     }
 
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated(space: std::sync::Arc<SimSpace>) -> Self {
-        Self { process: Process::Simulated(space) }
+    pub(crate) fn simulated(space: std::sync::Arc<SimSpace>, process: usize) -> Self {
+        Self::of(Process::Simulated(space, process))
+    }
+
+    fn of(process: Process) -> Self {
+        Self { id: ClientId(NEXT.fetch_add(1, Ordering::Relaxed)), process }
+    }
+
+    /// The client's name.
+    pub fn id(&self) -> ClientId {
+        self.id
     }
 
     /// For poll(2).
@@ -150,7 +169,7 @@ impl Uffd {
         match &self.process {
             Process::Kernel(fd) => fd.as_raw_fd(),
             #[cfg(feature = "sim")]
-            Process::Simulated(_) => panic!("a simulated process's faults are read where it is simulated"),
+            Process::Simulated(..) => panic!("a simulated process's faults are read where it is simulated"),
         }
     }
 
@@ -183,8 +202,8 @@ impl Uffd {
     pub fn copy(&self, address: u64, bytes: &[u8], write_protected: bool) -> Mapped {
         debug_assert!((bytes.len() as u64).is_multiple_of(PAGE) && address.is_multiple_of(PAGE));
         #[cfg(feature = "sim")]
-        if let Process::Simulated(space) = &self.process {
-            return space.copy(address, bytes, write_protected);
+        if let Process::Simulated(space, process) = &self.process {
+            return space.copy(*process, address, bytes, write_protected);
         }
         let mut arg = Copy {
             dst: address,
@@ -201,8 +220,8 @@ impl Uffd {
     /// Maps `pages` pages of zeros at `address` and wakes who waits there.
     pub fn zero(&self, address: u64, pages: u64) -> Mapped {
         #[cfg(feature = "sim")]
-        if let Process::Simulated(space) = &self.process {
-            return space.zero(address, pages);
+        if let Process::Simulated(space, process) = &self.process {
+            return space.zero(*process, address, pages);
         }
         let mut arg = ZeroPage { range: Range { start: address, len: pages * PAGE }, mode: 0, zeroed: 0 };
         // SAFETY: `arg` is the structure this call takes.
@@ -213,8 +232,8 @@ impl Uffd {
     /// Maps the page that is in the memfd already, and wakes who waits there.
     pub fn continue_(&self, address: u64, write_protected: bool) -> Mapped {
         #[cfg(feature = "sim")]
-        if let Process::Simulated(space) = &self.process {
-            return space.continue_(address, write_protected);
+        if let Process::Simulated(space, process) = &self.process {
+            return space.continue_(*process, address, write_protected);
         }
         let mut arg = Continue {
             range: Range { start: address, len: PAGE },
@@ -235,8 +254,8 @@ impl Uffd {
     /// `ENOENT` where the client has unmapped some of the range, `ESRCH` where it is gone.
     pub fn write_protect(&self, address: u64, pages: u64, on: bool) -> io::Result<()> {
         #[cfg(feature = "sim")]
-        if let Process::Simulated(space) = &self.process {
-            return space.write_protect(address, pages, on);
+        if let Process::Simulated(space, process) = &self.process {
+            return space.write_protect(*process, address, pages, on);
         }
         let mut arg = WriteProtect {
             range: Range { start: address, len: pages * PAGE },
@@ -251,11 +270,16 @@ impl Uffd {
         }
     }
 
+    /// Whether a page is still the client's, and registered: not if it has unmapped it, has executed another program, or is dead.
+    pub fn is_registered(&self, address: u64) -> bool {
+        self.write_protect(address, 1, true).is_ok()
+    }
+
     /// Wakes who waits in these pages, to try again.
     pub fn wake(&self, address: u64, pages: u64) {
         #[cfg(feature = "sim")]
-        if let Process::Simulated(space) = &self.process {
-            return space.wake(address, pages);
+        if let Process::Simulated(space, process) = &self.process {
+            return space.wake(*process, address, pages);
         }
         let mut arg = Range { start: address, len: pages * PAGE };
         // SAFETY: `arg` is the structure this call takes. It fails only for ranges that nobody can wait in.

@@ -18,7 +18,8 @@ use pager::{
 };
 
 /// Addresses that nothing else in the process uses; every test takes its own gigabyte.
-static NEXT: AtomicU64 = AtomicU64::new(0x1000_0000_0000);
+// Above AddressSanitizer's shadow.
+static NEXT: AtomicU64 = AtomicU64::new(0x1200_0000_0000);
 
 #[repr(C)]
 struct Api {
@@ -131,7 +132,7 @@ impl Client {
 fn zeros_bytes_and_eviction() {
     let Some(c) = Client::new(256) else { return };
     c.want(0, 3);
-    c.pager.lock().unwrap().install_initial(c.page(0), 3, |_, _| panic!("nothing to ask")).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 3, None, |_, _| panic!("nothing to ask")).unwrap();
     assert_eq!((c.peek(0), c.peek(2)), (0, 0));
     c.poke(1, 42);
     let mut batch = Eviction::default();
@@ -144,7 +145,7 @@ fn zeros_bytes_and_eviction() {
         |fault| {
             let n = (fault.address - c.base) / PAGE as u64;
             assert!(c.budget.try_take(PAGE as u64));
-            c.pager.lock().unwrap().unstow(c.page(n), 1, true);
+            c.pager.lock().unwrap().unstow(c.page(n), 1, true, None);
         },
         || assert_eq!((c.peek(1), c.peek(0)), (42, 0)),
     );
@@ -159,14 +160,14 @@ fn zeros_bytes_and_eviction() {
 fn a_write_during_eviction_calls_the_page_back() {
     let Some(c) = Client::new(1) else { return };
     c.want(0, 1);
-    c.pager.lock().unwrap().install_initial(c.page(0), 1, |_, _| panic!("nothing to ask")).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 1, None, |_, _| panic!("nothing to ask")).unwrap();
     c.poke(0, 1);
     let mut batch = Eviction::default();
     c.pager.lock().unwrap().begin_eviction(1, &mut batch);
     batch.pack();
     let answer = |fault: Fault| {
         assert!(fault.write);
-        c.pager.lock().unwrap().allow_write(c.page(0));
+        c.pager.lock().unwrap().allow_write(c.page(0), None);
     };
     c.serving(answer, || c.poke(0, 2));
     assert_eq!(c.pager.lock().unwrap().finish_eviction(&mut batch), 0, "called back");
@@ -185,11 +186,11 @@ fn first_bytes_come_from_files_from_home_or_are_zeros() {
     c.pager.lock().unwrap().back(c.space, address(c.page(4)), 3 * PAGE as u64, Some(Source::Home));
     c.want(1, 7);
     let mut asked = Vec::new();
-    c.pager.lock().unwrap().install_initial(c.page(1), 7, |page, run| asked.push((page, run))).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(1), 7, None, |page, run| asked.push((page, run))).unwrap();
     assert_eq!(asked, [(c.page(4), 3)], "in one question");
     assert_eq!((c.peek(1), c.peek(2), c.peek(3), c.peek(7)), (0, 5, 5, 0));
     assert!((4..7).all(|n| c.place(n) == Place::Absent));
-    c.pager.lock().unwrap().install_bytes(c.page(4), &[6; 3 * PAGE], true);
+    c.pager.lock().unwrap().install_bytes(c.page(4), &[6; 3 * PAGE], true, None);
     assert_eq!((c.peek(4), c.peek(6)), (6, 6));
     // The same, not to be seen yet.
     let mut pager = c.pager.lock().unwrap();
@@ -202,7 +203,7 @@ fn first_bytes_come_from_files_from_home_or_are_zeros() {
     assert_eq!(firsts, [0, 5, 5, 0, 0, 0], "what this host knows");
     drop(pager);
     assert!(c.place(5) == Place::Absent && c.budget.try_take(PAGE as u64));
-    c.pager.lock().unwrap().unstow(c.page(3), 1, true);
+    c.pager.lock().unwrap().unstow(c.page(3), 1, true, None);
     assert_eq!(c.peek(3), 5);
 }
 
@@ -223,13 +224,13 @@ fn a_page_that_stands_in_the_way_is_replaced_with_its_protection() {
     };
     assert_eq!(n, PAGE as isize);
     c.want(0, 3);
-    c.pager.lock().unwrap().install_bytes(c.page(0), &[7; 3 * PAGE], false);
+    c.pager.lock().unwrap().install_bytes(c.page(0), &[7; 3 * PAGE], false, None);
     assert_eq!((c.peek(0), c.peek(1), c.peek(2)), (7, 7, 7));
     let wrote = AtomicBool::new(false);
     let answer = |fault: Fault| {
         assert!(fault.write, "the page is there to read");
         wrote.store(true, Ordering::Release);
-        c.pager.lock().unwrap().allow_write(c.page(1));
+        c.pager.lock().unwrap().allow_write(c.page(1), None);
     };
     c.serving(answer, || c.poke(1, 8));
     assert!(wrote.load(Ordering::Acquire), "it was write-protected");
@@ -239,7 +240,7 @@ fn a_page_that_stands_in_the_way_is_replaced_with_its_protection() {
 fn a_run_past_the_end_of_the_mapping_keeps_the_rest_stowed() {
     let Some(c) = Client::new(5) else { return };
     c.want(2, 8);
-    c.pager.lock().unwrap().install_initial(c.page(2), 8, |_, _| panic!("nothing to ask")).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(2), 8, None, |_, _| panic!("nothing to ask")).unwrap();
     assert!((2..5).all(|n| c.place(n) == Place::Mapped));
     assert!((5..10).all(|n| matches!(c.place(n), Place::Stowed(_, None))));
     assert_eq!(c.budget.held(), 3 * PAGE as u64);
@@ -250,21 +251,21 @@ fn what_leaves_is_what_was_written_even_by_a_racing_writer() {
     // Write-protect before the copy: a writer that runs while pages leave must either be seen or be stopped.
     let Some(c) = Client::new(1) else { return };
     c.want(0, 1);
-    c.pager.lock().unwrap().install_initial(c.page(0), 1, |_, _| panic!("nothing to ask")).unwrap();
+    c.pager.lock().unwrap().install_initial(c.page(0), 1, None, |_, _| panic!("nothing to ask")).unwrap();
     let stop = AtomicBool::new(false);
     let answer = |fault: Fault| {
         let mut pager = c.pager.lock().unwrap();
         match pager.entry(c.page(0)).place {
             Place::Mapped | Place::Evicting => {
                 if fault.write {
-                    pager.allow_write(c.page(0))
+                    pager.allow_write(c.page(0), None)
                 } else {
-                    pager.show(c.page(0), true)
+                    pager.show(c.page(0), true, c.uffd.id())
                 }
             }
             Place::Stowed(..) => {
                 assert!(c.budget.try_take(PAGE as u64));
-                pager.unstow(c.page(0), 1, true);
+                pager.unstow(c.page(0), 1, true, None);
             }
             Place::Absent => panic!("it never leaves this host"),
         }

@@ -1,5 +1,6 @@
 //! `megalith._core`: what Python needs of the Rust side. No logic here.
 
+mod attachment;
 mod probe;
 
 use std::os::fd::BorrowedFd;
@@ -18,6 +19,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(runtime_image, module)?)?;
     module.add_function(wrap_pyfunction!(serve_agent, module)?)?;
     module.add_function(wrap_pyfunction!(probe_userfaultfd, module)?)?;
+    module.add_function(wrap_pyfunction!(attachment::say_when_touched, module)?)?;
+    module.add_class::<attachment::Attachment>()?;
     Ok(())
 }
 
@@ -27,7 +30,7 @@ fn runtime_image(py: Python<'_>) -> Bound<'_, PyBytes> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (*, name, listen, directory, budget, cluster, ready_fd, stop_fd, keys=None))]
+#[pyo3(signature = (*, name, listen, directory, budget, cluster, ready_fd, stop_fd, keys=None, worker=Vec::new()))]
 #[allow(clippy::too_many_arguments, reason = "keywords, all of them")]
 fn serve_agent(
     py: Python<'_>,
@@ -39,12 +42,14 @@ fn serve_agent(
     ready_fd: i32,
     stop_fd: i32,
     keys: Option<PathBuf>,
+    worker: Vec<String>,
 ) -> PyResult<()> {
     if ready_fd < 0 || stop_fd < 0 {
         return Err(PyValueError::new_err("ready_fd and stop_fd are open descriptors"));
     }
     let cluster = agent::cluster_id(cluster);
-    let config = agent::Config { name, listen, directory, budget, cluster, keys, runtime: RUNTIME_IMAGE };
+    let config =
+        agent::Config { name, listen, directory, budget, cluster, keys, runtime: RUNTIME_IMAGE, worker };
     // SAFETY: the caller keeps both descriptors open during the call.
     let (ready, stop) = unsafe { (BorrowedFd::borrow_raw(ready_fd), BorrowedFd::borrow_raw(stop_fd)) };
     py.detach(|| agent::serve(&config, ready, stop)).map_err(|error| match error {

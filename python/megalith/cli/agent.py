@@ -105,6 +105,8 @@ def main(arguments: argparse.Namespace) -> int:
             keys=None if keys is None else str(keys),
             ready_fd=ready_write,
             stop_fd=stop_read,
+            # -P: as in megalith.local.
+            worker=[sys.executable, "-P", "-m", "megalith.worker"],
         )
     except OSError as error:
         print(f"megalith agent: {arguments.listen}: {error.strerror or error}", file=sys.stderr)

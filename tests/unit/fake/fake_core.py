@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +60,10 @@ def serve_agent(
     keys: str | None,
     ready_fd: int,
     stop_fd: int,
+    worker: list[str],
 ) -> None:
+    assert worker[0] == sys.executable
+    assert "megalith.worker" in worker
     wish = _wish()
     if path := wish.get("started"):
         Path(path).write_text(json.dumps({"cluster": cluster, "keys": keys}))

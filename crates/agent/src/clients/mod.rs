@@ -3,8 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `socket.rs` | connections and packets |
-//! | `session.rs` | a process and its space: the program's own, or a body process |
-//! | `faults.rs` | the thread that serves a space's faults |
+//! | `session.rs` | a process and its space: the program's own, a body process, or one of those of a shared space |
+//! | `faults.rs` | the thread that serves a process's faults |
 //! | `steward.rs` | where a program's threads are, and orders to move |
 
 mod faults;
@@ -69,6 +69,7 @@ pub fn purpose(request: &Request) -> Result<(MachineId, Purpose), Refusal> {
     let purpose = match request.op {
         op if op == Op::Hello as u64 => Purpose::Session(Role::Home),
         op if op == Op::Join as u64 => Purpose::Session(Role::Body(space_of(space)?)),
+        op if op == Op::Attach as u64 => Purpose::Session(Role::Attached(space_of(space)?)),
         op if op == Op::Steward as u64 => Purpose::Steward(space_of(space)?),
         _ => return Err((libc::EINVAL, 0)),
     };
@@ -105,11 +106,11 @@ fn run(connection: &Arc<Connection>, begun: Begun) -> Result<(), Refusal> {
     match begun {
         Begun::Steward(machine, space) => steward::serve(connection, &machine, space, peer.pid),
         Begun::Session(machine, role, uffd) => {
-            let session = Session::begin(machine, role, peer, uffd)
+            let session = Session::begin(machine, role, peer, uffd, connection)
                 .map_err(|error| (error.raw_os_error().unwrap_or(libc::EIO), 0))?;
             let reply = Reply { status: 0, values: session.values() };
             if connection.reply(reply, Some(session.memfd().as_fd())).is_ok() {
-                session.serve(connection);
+                session.serve();
             }
             session.finish();
             Ok(())

@@ -90,6 +90,7 @@ pub fn listen(path: &Path, kind: i32) -> io::Result<OwnedFd> {
 }
 
 /// A client's process.
+#[derive(Clone)]
 pub struct Peer {
     /// Its process id.
     pub pid: i32,
@@ -230,6 +231,12 @@ impl Connection {
         // SAFETY: `header` points to buffers that live on and are as long as it says.
         let n = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Ends the connection, for who receives here too.
+    pub fn shutdown(&self) {
+        // SAFETY: a plain system call on our descriptor.
+        unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
     /// From now on a packet that cannot be sent for so long is an error.

@@ -213,7 +213,7 @@ mod tests {
             settings: Settings { heartbeat: second, lost_after: 2 * second, join_timeout: second },
         };
         let (sender, ends) = mpsc::channel();
-        let nursery = Arc::new(Nursery::new(b"", "/nowhere".into()));
+        let nursery = Arc::new(Nursery::new(b"", "/nowhere".into(), Vec::new()));
         let machine = Machine::new(invitation, Arc::new(Budget::new(32 << 20)), nursery, sender)
             .expect("there is memory");
         (machine, ends)

@@ -2,12 +2,12 @@
 //!
 //! | thread | comes with |
 //! |---|---|
-//! | one a space (`clients/faults.rs`) | faults of the space's threads |
+//! | one a process of a space (`clients/faults.rs`) | faults of its threads |
 //! | one a client (`clients/`) | what a client asks (`spaces.rs`) |
 //! | one a peer (`fabric`) | messages, in bursts (`inbox.rs`) |
 //! | the evictor (`evictor.rs`) | pages to pack and hand over |
 //! | the timer (`timer.rs`) | messages that were held back until now (`dwell.rs`) |
-//! | one a body process (`bodies.rs`) | its end |
+//! | one a body process (`bodies.rs`) or worker (`workers.rs`) | its end |
 //! | the control connection (`control.rs`), home only | open, close, figures |
 //!
 //! The lock is a fair one (parking_lot's): the faults thread and the evictor take it tens of thousands of times a second, and
@@ -31,15 +31,16 @@ use std::time::{Duration, Instant};
 
 use coherence::{HostId, Violation};
 use fabric::{Fabric, Invitation, TcpMesh};
-use pager::{Budget, Bug, Fault, SpaceId};
+use pager::{Budget, Bug, ClientId, Fault, SpaceId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::bodies::{Bodies, Nursery};
-use crate::clients::Stewards;
+use crate::clients::{Connection, Stewards};
 use crate::clock::Clock;
 use crate::procfs::Load;
 use crate::state::{Served, State};
 use crate::wire;
+use crate::workers::Workers;
 pub use inbox::Mailbox;
 use names::Names;
 use signal::Signal;
@@ -104,6 +105,9 @@ pub struct Machine {
     /// Messages of a burst, by sender, each behind its length.
     bursts: Vec<Mutex<Vec<u8>>>,
     clients: Mutex<Vec<Arc<OwnedFd>>>,
+    /// Ordinary processes, and the shared spaces that they map. They are not killed, but hung up on.
+    attached: Mutex<Vec<(SpaceId, Arc<Connection>)>>,
+    workers: Workers,
     ended: AtomicBool,
     /// Since when the evictor has found nothing that it could do.
     stuck: Mutex<Option<Instant>>,
@@ -167,9 +171,11 @@ impl Machine {
             stewards: Stewards::default(),
             joined: Mutex::default(),
             load: Mutex::default(),
-            bodies: Bodies::new(invitation.machine, nursery),
+            bodies: Bodies::new(invitation.machine, nursery.clone()),
             bursts: (0..hosts).map(|_| Mutex::default()).collect(),
             clients: Mutex::default(),
+            attached: Mutex::default(),
+            workers: Workers::new(invitation.machine, nursery),
             ended: AtomicBool::new(false),
             stuck: Mutex::default(),
             near: AtomicUsize::new(NO_CPU),
@@ -239,6 +245,9 @@ impl Machine {
             };
         }
         self.bodies.kill_all();
+        self.workers.kill_all();
+        self.lock().withdraw_shared();
+        self.hang_up(None);
         let untold = cfg!(feature = "sim") && self.lock().pager.planted.has(Bug::LossUntold);
         if let (Some(fabric), End::Lost { host, reason }) = (self.fabric(), &end)
             && self.invitation.me.0 != 0
@@ -276,10 +285,10 @@ impl Machine {
     }
 
     /// A thread of a client waits at an address: answers it, or sees to it that it will be answered.
-    pub fn fault(&self, space: SpaceId, fault: Fault) {
+    pub fn fault(&self, space: SpaceId, client: ClientId, fault: Fault) {
         let since = self.clock.now();
         let mut state = self.lock();
-        while let Some(mut waits) = self.try_fault(state, space, fault, since) {
+        while let Some(mut waits) = self.try_fault(state, (space, client), fault, since) {
             self.room.wait_for(&mut waits, ROOM_POLL);
             state = waits;
         }
@@ -289,13 +298,13 @@ impl Machine {
     pub(crate) fn try_fault<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
-        space: SpaceId,
+        (space, client): (SpaceId, ClientId),
         fault: Fault,
         since: Instant,
     ) -> Option<MutexGuard<'a, State>> {
         let fabric = self.fabric()?;
         if !self.has_ended() {
-            match state.fault(space, fault, since, &**fabric) {
+            match state.fault(space, client, fault, since, &**fabric) {
                 Ok(Served::Done) => {}
                 Ok(Served::NoRoom) => {
                     self.pressure.notify_one();

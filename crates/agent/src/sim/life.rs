@@ -45,10 +45,10 @@ pub const KINDS: [Kind; 8] = [
 #[derive(Clone, Debug)]
 pub struct Program {
     pub home: u16,
-    /// Hosts that map the space, home among them.
-    pub hosts: Vec<u16>,
-    /// The host of each thread.
-    pub threads: Vec<u16>,
+    /// Hosts that map the space, home among them, and how many processes do so on each.
+    pub hosts: Vec<(u16, usize)>,
+    /// The host of each thread, and its process there.
+    pub threads: Vec<(u16, usize)>,
     pub habits: Habits,
     /// The first pages, of which so many are a file's.
     pub file_pages: u64,
@@ -64,6 +64,8 @@ pub struct Life {
     pub weather: Weather,
     /// The kernel drops a page-table entry once in so many chances; never with 0.
     pub forgets: u64,
+    /// A process that is not the last of its host dies once in so many steps; never with 0.
+    pub deaths: u64,
     /// Partitions come and heal once in so many steps; never with 0.
     pub partitions: u64,
     /// A host that is slow.
@@ -99,6 +101,7 @@ impl Life {
             programs,
             weather: Weather { disturbed: rare(dice, 100), company: *dice.pick(&[50, 200, 500]) },
             forgets: rare(dice, 40),
+            deaths: rare(dice, 1500),
             partitions: rare(dice, 4000),
             slow: dice.one_in(3).then(|| dice.roll(u64::from(hosts)) as u16),
             disaster: dice.within(200..if crowded { 40_000 } else { 6_000 }),
@@ -113,7 +116,15 @@ fn program(kind: Kind, hosts: u16, room: Option<u64>, dice: &mut Dice) -> Progra
     let home = if dice.one_in(2) { 0 } else { dice.roll(u64::from(hosts)) as u16 };
     let elsewhere = dice.one_in(if crowded { 2 } else { 6 });
     let of: Vec<u16> = (0..hosts).filter(|&h| h == home || (!elsewhere && !dice.one_in(4))).collect();
-    let threads = (0..dice.within(2..9)).map(|_| *dice.pick(&of)).chain([home]).collect();
+    let shared = dice.one_in(2);
+    let of: Vec<(u16, usize)> =
+        of.iter().map(|&host| (host, if shared { dice.within(1..4) as usize } else { 1 })).collect();
+    let home_too = of.iter().copied().filter(|&(host, _)| host == home);
+    let mut threads: Vec<(u16, usize)> =
+        (0..dice.within(2..9)).map(|_| *dice.pick(&of)).chain(home_too).collect();
+    for (_, process) in &mut threads {
+        *process = dice.roll(*process as u64) as usize;
+    }
     let pages = match (room, kind) {
         (Some(room), _) => room * dice.within(35..60) / 100,
         (None, Kind::Sharing) => dice.within(1..12),

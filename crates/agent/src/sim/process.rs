@@ -78,6 +78,8 @@ pub struct Thread {
     pub id: u32,
     /// Where it runs.
     pub host: u16,
+    /// In which of the space's processes there.
+    pub process: usize,
     /// The space, by its place.
     pub space: usize,
     /// What it is about.
@@ -98,7 +100,7 @@ pub struct Space {
     pub id: pager::SpaceId,
     /// The host whose process opened it.
     pub home: u16,
-    /// By host, where a process maps it.
+    /// By host, where processes map it.
     pub maps: Vec<Option<Arc<SimSpace>>>,
     /// Its first address.
     pub base: u64,
@@ -128,11 +130,12 @@ pub struct Programs {
 
 impl Programs {
     /// Makes a thread.
-    pub fn spawn(&mut self, host: u16, space: usize, seed: u64) {
+    pub fn spawn(&mut self, (host, process): (u16, usize), space: usize, seed: u64) {
         let id = self.threads.len() as u32 + 1;
         self.threads.push(Thread {
             id,
             host,
+            process,
             space,
             doing: Doing::Thinking,
             waits_since: None,
@@ -145,16 +148,16 @@ impl Programs {
 
     /// Whether a thread can go on by itself.
     pub fn is_ready(&self, thread: usize) -> bool {
-        let Thread { id, host, space, doing, .. } = &self.threads[thread];
+        let Thread { id, host, process, space, doing, .. } = &self.threads[thread];
         match doing {
             Doing::Thinking => true,
-            Doing::Access(..) => self.map(*space, *host).is_some_and(|map| !map.is_asleep(*id)),
+            Doing::Access(..) => self.map(*space, *host).is_some_and(|map| !map.is_asleep(*process, *id)),
             Doing::Sleeps(until) => *until <= self.now.0,
             Doing::WantsToFree(_) | Doing::Frees(_) | Doing::Over => false,
         }
     }
 
-    /// A process's space, if it is there.
+    /// What a host's processes map of a space, if there are any.
     pub fn map(&self, space: usize, host: u16) -> Option<&Arc<SimSpace>> {
         self.spaces[space].maps[usize::from(host)].as_ref()
     }
@@ -191,7 +194,7 @@ impl Programs {
             }
         };
         let mut torn = false;
-        let done = map.access(thread.id, address, act.writes(), |bytes| match act {
+        let done = map.access((thread.process, thread.id), address, act.writes(), |bytes| match act {
             Act::Load(word) => check(memory, word, memory::get(bytes, word)),
             Act::Store(word) => {
                 *values += 1;
@@ -274,8 +277,39 @@ impl Programs {
             if space.is_none_or(|space| space == number)
                 && let Some(map) = of.maps[usize::from(host)].take()
             {
-                map.kill();
+                map.kill_all();
             }
+        }
+    }
+
+    /// Whether a thread's process lives.
+    pub fn lives(&self, thread: usize) -> bool {
+        let Thread { host, process, space, .. } = self.threads[thread];
+        self.map(space, host).is_some_and(|map| !map.is_dead(process))
+    }
+
+    /// A process that could die with others of its host living on, and without a call under way.
+    pub fn mortal(&self, dice: &mut Dice) -> Option<(u16, usize, usize)> {
+        let space = dice.roll(self.spaces.len() as u64) as usize;
+        let host = dice.roll(self.spaces[space].maps.len() as u64) as u16;
+        let map = self.map(space, host)?;
+        let living: Vec<usize> = (0..map.processes()).filter(|&process| !map.is_dead(process)).collect();
+        let process = *dice.pick(&living);
+        let here = |thread: &&Thread| (thread.host, thread.space, thread.process) == (host, space, process);
+        let calls = self.threads.iter().filter(here).any(|thread| matches!(thread.doing, Doing::Frees(_)));
+        (living.len() > 1 && !calls).then_some((host, space, process))
+    }
+
+    /// A process dies, and its threads with it.
+    pub fn die(&mut self, (host, space, process): (u16, usize, usize)) {
+        let here =
+            |thread: &&mut Thread| (thread.host, thread.space, thread.process) == (host, space, process);
+        for thread in self.threads.iter_mut().filter(here) {
+            thread.doing = Doing::Over;
+            thread.waits_since = None;
+        }
+        if let Some(map) = self.map(space, host) {
+            map.kill(process);
         }
     }
 }

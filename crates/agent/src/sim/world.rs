@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use coherence::{Epoch, HostId};
 use fabric::{Fabric, Invitation, Lost, MachineId, Member, Settings, SimFabric, SimNet};
 use pager::sim::{Company, SimSpace};
-use pager::{Budget, Bug, Fault, PAGE, Planted, Source};
+use pager::{Budget, Bug, ClientId, Fault, PAGE, Planted, Source};
 
 use super::dice::Dice;
 use super::life::{Kind, Life, Program};
@@ -54,8 +54,10 @@ enum Step {
     Free(usize),
     /// The next of one host's stream reaches another.
     Deliver(HostId, HostId),
-    /// The faults of a space are read, or the next of them is answered.
-    Serve(usize, usize),
+    /// The faults of a process of a space are read, or the next of them is answered.
+    Serve(usize, usize, usize),
+    /// The agent hears that a process has died.
+    Leave(usize),
     Evict(usize),
     Timer(usize),
     /// An ended machine is taken away.
@@ -73,17 +75,17 @@ pub struct Host {
     ends: Receiver<End>,
     evictor: Evictor,
     evicts_at: Duration,
-    /// By space: who serves its faults.
-    servers: Vec<Server>,
+    /// By space and process: who serves its faults.
+    servers: Vec<Vec<Server>>,
     weight: u64,
     /// It was killed, or its end has been seen.
     pub over: bool,
     removed: bool,
 }
 
-/// The thread that serves a space's faults.
-#[derive(Default)]
+/// The thread that serves a process's faults.
 struct Server {
+    client: ClientId,
     read: Vec<Fault>,
     current: Option<(Fault, Instant)>,
     tries_at: Duration,
@@ -134,6 +136,8 @@ pub struct World {
     pub crowd: Arc<Crowd>,
     pub hosts: Vec<Host>,
     frees: Vec<Free>,
+    /// Processes that have died and of which their agents have not heard: host, space, process.
+    dead: Vec<(u16, usize, usize)>,
     parting: Option<Parting>,
     stage: Stage,
     choices: Vec<(u64, Step)>,
@@ -164,6 +168,7 @@ impl World {
             crowd,
             hosts,
             frees: Vec::new(),
+            dead: Vec::new(),
             parting: None,
             stage: Stage::Lives,
             choices: Vec::new(),
@@ -183,7 +188,7 @@ impl World {
         world
     }
 
-    /// A program begins: a process on each of its hosts, and threads.
+    /// A program begins: processes on each of its hosts, and threads.
     fn begin(&mut self, program: &Program) {
         let habits = program.habits.clone();
         let mapping = BASE..BASE + habits.pages * PAGE as u64;
@@ -192,12 +197,18 @@ impl World {
         let spread = program.hosts.len() > 1;
         let number = self.crowd.lock().spaces.len();
         let mut maps = vec![None; self.hosts.len()];
-        for &at in &program.hosts {
-            let space = SimSpace::new(at, mapping.clone(), self.life.weather, self.dice.word());
+        for host in &mut self.hosts {
+            host.servers.push(Vec::new());
+        }
+        for &(at, processes) in &program.hosts {
+            let space = SimSpace::new(at, mapping.clone(), processes, self.life.weather, self.dice.word());
             let company: Weak<dyn Company> = Arc::downgrade(&(self.crowd.clone() as Arc<dyn Company>));
             space.set_company(company);
-            let mut state = self.hosts[usize::from(at)].machine.lock();
-            state.pager.open(id, space.memory());
+            let Host { machine, servers, .. } = &mut self.hosts[usize::from(at)];
+            let mut state = machine.lock();
+            let memory = space.memory(state.pager.planted);
+            memory.each_client(None, |uffd| servers[number].push(Server::of(uffd.id())));
+            state.pager.open(id, memory);
             if spread {
                 state.spread(id);
             }
@@ -210,9 +221,6 @@ impl World {
             }
             drop(state);
             maps[usize::from(at)] = Some(space);
-        }
-        for host in &mut self.hosts {
-            host.servers.push(Server::default());
         }
         let mut programs = self.crowd.lock();
         if program.file_pages > 0 {
@@ -277,7 +285,7 @@ impl World {
         let touched = programs.memory.touched();
         for number in 0..programs.threads.len() {
             let (space, host) = (programs.threads[number].space, programs.threads[number].host);
-            if programs.map(space, host).is_none() {
+            if programs.map(space, host).is_none() || !programs.lives(number) {
                 continue;
             }
             let of: Vec<u64> = touched.iter().filter(|page| page.0 == space).map(|page| page.1).collect();
@@ -305,6 +313,14 @@ impl World {
         }
         if self.stage != Stage::Lives || self.parting.is_some() {
             return;
+        }
+        if self.life.deaths > 0 && self.dice.one_in(self.life.deaths) {
+            let mut programs = self.crowd.lock();
+            if let Some(process) = programs.mortal(&mut self.dice) {
+                programs.die(process);
+                self.dead.push(process);
+                *self.tally.ends.entry("process").or_default() += 1;
+            }
         }
         let hosts = self.hosts.len() as u64;
         let one = self.dice.roll(hosts);
@@ -367,7 +383,7 @@ impl World {
             (number, home)
         };
         let host = &mut self.hosts[usize::from(home)];
-        host.servers[number] = Server::default();
+        host.servers[number].clear();
         let id = self.crowd.lock().spaces[number].id;
         host.machine.close_space(id);
         *self.tally.ends.entry("program").or_default() += 1;
@@ -397,15 +413,19 @@ impl World {
                 }
             }
             for (host, of) in self.hosts.iter().enumerate().filter(|(_, host)| !host.over) {
-                for (space, server) in of.servers.iter().enumerate() {
+                for (space, servers) in of.servers.iter().enumerate() {
                     let Some(map) = programs.map(space, host as u16) else { continue };
-                    let waits = server.current.is_some() || !server.read.is_empty() || map.has_events();
-                    if waits && server.tries_at <= now {
-                        choices.push((2 * of.weight, Step::Serve(host, space)));
+                    for (process, server) in servers.iter().enumerate() {
+                        let waits =
+                            server.current.is_some() || !server.read.is_empty() || map.has_events(process);
+                        if waits && server.tries_at <= now {
+                            choices.push((2 * of.weight, Step::Serve(host, space, process)));
+                        }
                     }
                 }
             }
         }
+        choices.extend((0..self.dead.len()).map(|number| (1, Step::Leave(number))));
         for free in &self.frees {
             let machine = &self.hosts[usize::from(free.host)].machine;
             if free.heard.is_none_or(|heard| machine.signals() > heard) {
@@ -477,7 +497,8 @@ impl World {
             Step::Deliver(from, to) => {
                 self.net.deliver(from, to);
             }
-            Step::Serve(host, space) => self.serve(host, space),
+            Step::Serve(host, space, process) => self.serve(host, space, process),
+            Step::Leave(number) => self.leave(number),
             Step::Evict(number) => {
                 let host = &mut self.hosts[number];
                 let turn = host.evictor.turn(&host.machine);
@@ -499,14 +520,26 @@ impl World {
                 let space = self.dice.roll(programs.spaces.len() as u64) as usize;
                 let page = self.dice.roll(programs.spaces[space].habits.pages);
                 if let Some(map) = programs.map(space, host as u16) {
-                    map.forget(BASE + page * PAGE as u64);
+                    map.forget(self.dice.roll(map.processes() as u64) as usize, BASE + page * PAGE as u64);
                 }
             }
             Step::Clock => {}
         }
     }
 
-    fn serve(&mut self, host: usize, space: usize) {
+    /// The session of a process that has died ends.
+    fn leave(&mut self, number: usize) {
+        let (host, space, process) = self.dead.swap_remove(number);
+        let Host { machine, servers, .. } = &mut self.hosts[usize::from(host)];
+        let id = self.crowd.lock().spaces[space].id;
+        let Some(server) = servers[space].get_mut(process) else { return };
+        if let Some(memory) = machine.lock().pager.space(id) {
+            memory.remove_client(server.client);
+        }
+        *server = Server::of(server.client);
+    }
+
+    fn serve(&mut self, host: usize, space: usize, process: usize) {
         let Some((map, id)) = ({
             let programs = self.crowd.lock();
             programs.map(space, host as u16).map(|map| (map.clone(), programs.spaces[space].id))
@@ -514,20 +547,24 @@ impl World {
             return;
         };
         let of = &mut self.hosts[host];
-        let server = &mut of.servers[space];
+        let server = &mut of.servers[space][process];
         match server.current {
             None => {
                 if server.read.is_empty() {
-                    map.read(&mut server.read);
+                    map.read(process, &mut server.read);
                     server.read.reverse();
                 }
                 server.current = server.read.pop().map(|fault| (fault, self.clock.now()));
             }
-            Some((fault, since)) => match of.machine.try_fault(of.machine.lock(), id, fault, since) {
-                // It is woken, or looks again after ten milliseconds.
-                Some(_) => server.tries_at = self.now + Duration::from_micros(self.dice.within(1..10_000)),
-                None => server.current = None,
-            },
+            Some((fault, since)) => {
+                match of.machine.try_fault(of.machine.lock(), (id, server.client), fault, since) {
+                    // It is woken, or looks again after ten milliseconds.
+                    Some(_) => {
+                        server.tries_at = self.now + Duration::from_micros(self.dice.within(1..10_000))
+                    }
+                    None => server.current = None,
+                }
+            }
         }
     }
 
@@ -668,7 +705,7 @@ impl World {
         for space in 0..programs.spaces.len() {
             if programs.map(space, number as u16).is_some() && state.is_closed(programs.spaces[space].id) {
                 programs.kill(number as u16, Some(space));
-                self.hosts[number].servers[space] = Server::default();
+                self.hosts[number].servers[space].clear();
             }
         }
     }
@@ -694,7 +731,8 @@ impl World {
         self.parting.iter().for_each(|parting| at(parting.until));
         let instant = self.clock.now();
         for host in self.hosts.iter().filter(|host| !host.over) {
-            for server in host.servers.iter().filter(|s| s.current.is_some() || !s.read.is_empty()) {
+            for server in host.servers.iter().flatten().filter(|s| s.current.is_some() || !s.read.is_empty())
+            {
                 at(server.tries_at);
             }
             if !host.evictor.is_idle() || host.machine.under_pressure() {
@@ -708,7 +746,8 @@ impl World {
             let rests = matches!(self.stage, Stage::Rest { .. }) && self.parting.is_none();
             // An evictor that can do nothing looks again for ever.
             if rests && self.hosts.iter().all(|host| host.over || host.evictor.is_idle() || host.is_stuck()) {
-                let others = self.hosts.iter().all(|h| h.servers.iter().all(|s| s.current.is_none()));
+                let others =
+                    self.hosts.iter().all(|h| h.servers.iter().flatten().all(|s| s.current.is_none()));
                 if others
                     && self.hosts.iter().all(|host| host.over || host.machine.lock().next_due().is_none())
                 {
@@ -784,6 +823,12 @@ impl World {
     }
 }
 
+impl Server {
+    fn of(client: ClientId) -> Server {
+        Server { client, read: Vec::new(), current: None, tries_at: Duration::ZERO }
+    }
+}
+
 impl Host {
     fn is_stuck(&self) -> bool {
         self.machine.is_stuck()
@@ -809,7 +854,7 @@ fn host(me: u16, life: &Life, net: &SimNet, clock: &Clock, bug: Option<Bug>) -> 
         },
     };
     let (sender, ends) = mpsc::channel();
-    let nursery = Arc::new(Nursery::new(b"", "/nowhere".into()));
+    let nursery = Arc::new(Nursery::new(b"", "/nowhere".into(), Vec::new()));
     let budget = Arc::new(Budget::new(life.budget));
     let machine =
         Machine::still(invitation, budget, nursery, sender, clock.clone()).expect("there is memory");

@@ -15,7 +15,9 @@ impl State {
     /// Untouched pages are here to be used.
     pub(super) fn install_initial(&mut self, first: PageId, pages: u64, fabric: &dyn Fabric) {
         let mut asked = Vec::new();
-        if let Err(error) = self.pager.install_initial(first, pages, |page, run| asked.push((page, run))) {
+        let client = self.waits_for(first, pages);
+        let ask = |page, run| asked.push((page, run));
+        if let Err(error) = self.pager.install_initial(first, pages, client, ask) {
             self.unreadable = Some(error);
             return;
         }

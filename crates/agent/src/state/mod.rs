@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use coherence::{Access, Action, Epoch, Event, HostId, Message, Node, PageId, RegionId, Violation};
 use fabric::Fabric;
-use pager::{Budget, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
+use pager::{Budget, Bug, ClientId, Fault, PAGE, Packer, Pager, Place, SpaceId, Streams, offset};
 use parking_lot::Condvar;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -61,12 +61,13 @@ pub enum Served {
     NoRoom,
 }
 
-/// A thread that waits for a page.
+/// A thread that waits for a page: of all that do, the first.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     /// When it began to.
     since: Instant,
     thread: u32,
+    client: ClientId,
 }
 
 /// See the module's text.
@@ -110,6 +111,10 @@ pub struct State {
     /// Spaces that threads of several hosts use, or may.
     spread: FxHashSet<SpaceId>,
     spread_flags: FxHashMap<SpaceId, Arc<AtomicBool>>,
+    /// Spaces whose life is the machine's: ordinary processes map them.
+    shared: FxHashSet<SpaceId>,
+    /// The machine has ended, and nobody finds anything in them any more.
+    withdrawn: bool,
     dwell: Dwell,
     migratory: Migratory,
     sweeps: Sweeps,
@@ -158,6 +163,8 @@ impl State {
             packer: Packer::default(),
             spread: FxHashSet::default(),
             spread_flags: FxHashMap::default(),
+            shared: FxHashSet::default(),
+            withdrawn: false,
             dwell: Dwell::default(),
             migratory: Migratory::default(),
             sweeps: Sweeps::default(),
@@ -167,13 +174,14 @@ impl State {
         })
     }
 
-    /// A thread of a client waits at an address.
+    /// A thread of `client` waits at an address.
     ///
     /// # Errors
     /// A [`Violation`] found on the way.
     pub fn fault(
         &mut self,
         space: SpaceId,
+        client: ClientId,
         fault: Fault,
         since: Instant,
         fabric: &dyn Fabric,
@@ -189,7 +197,7 @@ impl State {
                 match held {
                     Some(Access::Read) if fault.write => {
                         if let Entry::Vacant(first) = self.waiting.entry(page) {
-                            first.insert(Waiting { since, thread: fault.thread });
+                            first.insert(Waiting { since, thread: fault.thread, client });
                             self.dwell.wants_back(page, since);
                         }
                         self.want(page, Access::Write, fabric)?;
@@ -202,9 +210,10 @@ impl State {
                         }
                         if fault.minor || !fault.write {
                             let writable = held == Access::Write && !self.migratory.is_read_only(page);
-                            self.pager.show(page, writable);
+                            let writable = writable || self.pager.planted.has(Bug::ShowWritable);
+                            self.pager.show(page, writable, client);
                         } else {
-                            self.pager.allow_write(page);
+                            self.pager.allow_write(page, Some(client));
                         }
                         let now = self.clock.now();
                         self.counters.fault(Kind::Minor, now - since);
@@ -214,10 +223,10 @@ impl State {
                 Ok(Served::Done)
             }
             Place::Stowed(..) => match held {
-                Some(held) => self.unstow(space, held, fault, since, fabric),
+                Some(held) => self.unstow(space, held, client, fault, since, fabric),
                 None => Ok(Served::Done),
             },
-            Place::Absent => self.fetch(space, fault, since, fabric),
+            Place::Absent => self.fetch(space, client, fault, since, fabric),
         }
     }
 
@@ -226,6 +235,7 @@ impl State {
         &mut self,
         space: SpaceId,
         held: Access,
+        client: ClientId,
         fault: Fault,
         since: Instant,
         fabric: &dyn Fabric,
@@ -245,7 +255,7 @@ impl State {
         if pages == 0 {
             return Ok(Served::NoRoom);
         }
-        self.pager.unstow(page, pages, held == Access::Write);
+        self.pager.unstow(page, pages, held == Access::Write, Some(client));
         for page in (0..pages).map(|i| offset(page, i)) {
             self.waiting.remove(&page);
         }
@@ -253,7 +263,7 @@ impl State {
         self.counters.fault(Kind::Local, now - since);
         self.got(page, now);
         if fault.write && held == Access::Read {
-            self.waiting.entry(page).or_insert(Waiting { since, thread: fault.thread });
+            self.waiting.entry(page).or_insert(Waiting { since, thread: fault.thread, client });
             self.want(page, Access::Write, fabric)?;
         }
         Ok(Served::Done)
@@ -263,13 +273,14 @@ impl State {
     fn fetch(
         &mut self,
         space: SpaceId,
+        client: ClientId,
         fault: Fault,
         since: Instant,
         fabric: &dyn Fabric,
     ) -> Result<Served, Violation> {
         let page = space.page(fault.address);
         let access = if fault.write { Access::Write } else { Access::Read };
-        let waiting = Waiting { since, thread: fault.thread };
+        let waiting = Waiting { since, thread: fault.thread, client };
         if self.pager.entry(page).wanted {
             self.waiting.entry(page).or_insert(waiting);
             return Ok(Served::Done);
@@ -350,11 +361,16 @@ mod tests {
 
     use super::*;
 
+    fn some_client() -> ClientId {
+        pager::Uffd::new(std::fs::File::open("/dev/null").unwrap().into()).id()
+    }
+
     /// An agent serves one machine after the other. Each once left behind what it had promised and what its clients still
     /// had, until there was no room for the next.
     #[test]
     fn what_a_machine_takes_is_given_back_with_it() {
         let budget = Arc::new(Budget::new(16 << 20));
+        let client = some_client();
         let fabric = SimNet::new(2, 1).fabric(HostId(0));
         for _ in 0..20 {
             let me = HostId(0);
@@ -365,7 +381,10 @@ mod tests {
             let fault = Fault { address: 0x7000, write: true, minor: false, thread: 1 };
             // The region's locator may be the other host: then the page stays wanted.
             for space in 1..10 {
-                assert_eq!(state.fault(SpaceId(space), fault, Instant::now(), &*fabric), Ok(Served::Done));
+                assert_eq!(
+                    state.fault(SpaceId(space), client, fault, Instant::now(), &*fabric),
+                    Ok(Served::Done)
+                );
             }
             assert!(budget.held() > u64::from(ROOM_PAGES) * PAGE as u64);
             drop(state);
@@ -377,6 +396,7 @@ mod tests {
     #[test]
     fn promises_outlive_spaces() {
         let budget = Arc::new(Budget::new(16 << 20));
+        let client = some_client();
         let (net, me, other) = (SimNet::new(2, 1), HostId(0), HostId(1));
         let fabric = net.fabric(me);
         let mut state =
@@ -385,7 +405,7 @@ mod tests {
         let fault = Fault { address: 0x7000, write: true, minor: false, thread: 1 };
         // A space of which the other host locates the regions, and keeps the directory.
         let space = (1..).map(SpaceId).find(|&space| {
-            state.fault(space, fault, Instant::now(), &*fabric).unwrap();
+            state.fault(space, client, fault, Instant::now(), &*fabric).unwrap();
             state.node.held(space.page(0x7000)).is_none()
         });
         let space = space.expect("half of them are");

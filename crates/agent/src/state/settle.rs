@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coherence::{Access, Action, After, Bytes, HostId, PageId, Violation};
 use fabric::Fabric;
-use pager::{Bug, PAGE, Packed, Place, offset};
+use pager::{Bug, ClientId, PAGE, Packed, Place, offset};
 
 use super::State;
 use crate::figures::Kind;
@@ -17,6 +17,8 @@ pub struct Arrived {
     writable: bool,
     /// What it is to who waits for them; `None` when nothing has arrived.
     kind: Option<Kind>,
+    /// The client that waits for one of them, if one does.
+    client: Option<ClientId>,
     bytes: Vec<u8>,
 }
 
@@ -39,7 +41,7 @@ impl State {
             return;
         }
         let mut arrived = std::mem::take(&mut self.arrived);
-        self.pager.install_bytes(PageId(arrived.first), &arrived.bytes, arrived.writable);
+        self.pager.install_bytes(PageId(arrived.first), &arrived.bytes, arrived.writable, arrived.client);
         for i in 0..(arrived.bytes.len() / PAGE) as u64 {
             self.answered(PageId(arrived.first + i), arrived.kind.unwrap_or(Kind::Remote));
         }
@@ -56,6 +58,10 @@ impl State {
 
     /// Does what the protocol said. `carried` is the page beside the message that led to it, which came `from` there.
     pub(super) fn carry_out(&mut self, from: HostId, carried: Option<Packed<'_>>, fabric: &dyn Fabric) {
+        if self.withdrawn {
+            // What is read now is not what was written.
+            return self.actions.clear();
+        }
         let actions = std::mem::take(&mut self.actions);
         let mut i = 0;
         while i < actions.len() {
@@ -89,11 +95,13 @@ impl State {
     pub(super) fn arrive(&mut self, page: PageId, access: Access, kind: Kind, packed: &Packed<'_>) {
         let read_only = self.migratory.came(page);
         let writable = access == Access::Write && !read_only;
+        let client = self.waiting.get(&page).map(|waiting| waiting.client);
         let pages = (self.arrived.bytes.len() / PAGE) as u64;
         if pages > 0
             && (self.arrived.first + pages != page.0
                 || self.arrived.writable != writable
                 || self.arrived.kind != Some(kind)
+                || (client.is_some() && self.arrived.client.is_some_and(|other| Some(other) != client))
                 || pages == pager::WINDOW_PAGES_MAX)
         {
             self.flush_arrived();
@@ -102,7 +110,9 @@ impl State {
             self.arrived.first = page.0;
             self.arrived.writable = writable;
             self.arrived.kind = Some(kind);
+            self.arrived.client = None;
         }
+        self.arrived.client = self.arrived.client.or(client);
         let start = self.arrived.bytes.len();
         self.arrived.bytes.resize(start + PAGE, 0);
         packed.unpack(&mut self.arrived.bytes[start..]).expect("checked when the message was read");
@@ -145,7 +155,9 @@ impl State {
                 Place::Mapped | Place::Evicting => {
                     if access == Some(Access::Write) {
                         self.migratory.written(page);
-                        self.pager.allow_write(page);
+                        self.pager.allow_write(page, None);
+                    } else {
+                        self.pager.wake_page(page);
                     }
                     self.answered(page, Kind::Write);
                 }
@@ -156,7 +168,8 @@ impl State {
                         && self.waiting.contains_key(&page)
                         && self.budget.try_take(PAGE as u64) =>
                 {
-                    self.pager.unstow(page, 1, access == Some(Access::Write));
+                    let client = self.waits_for(page, 1);
+                    self.pager.unstow(page, 1, access == Some(Access::Write), client);
                     self.answered(page, Kind::Remote);
                 }
                 // Who waits for it faults again and finds it held.
@@ -203,6 +216,11 @@ impl State {
             }
         }
         1
+    }
+
+    /// The client that waits for one of these pages, if one does.
+    pub(super) fn waits_for(&self, first: PageId, pages: u64) -> Option<ClientId> {
+        (0..pages).find_map(|i| self.waiting.get(&offset(first, i))).map(|waiting| waiting.client)
     }
 
     /// The page is there for who waits for it.

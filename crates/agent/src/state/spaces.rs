@@ -1,10 +1,11 @@
 //! Spaces: whose they are, whether several hosts use them, and their end.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coherence::{HostId, PageId};
-use pager::{Bug, SpaceId};
+use pager::{Bug, SpaceId, SpaceMemory};
 
 use super::State;
 
@@ -38,6 +39,34 @@ impl State {
         self.spread.contains(&space)
     }
 
+    /// Ordinary processes may map the space here from now on, which is this host's own or another's.
+    ///
+    /// # Errors
+    /// Those of making its memfd.
+    pub fn share(&mut self, space: SpaceId) -> io::Result<Arc<SpaceMemory>> {
+        if let Some(memory) = self.pager.space(space) {
+            return Ok(memory.clone());
+        }
+        let memory = Arc::new(SpaceMemory::new()?);
+        self.pager.open(space, memory.clone());
+        self.shared.insert(space);
+        self.spread(space);
+        Ok(memory)
+    }
+
+    /// Whether ordinary processes map the space, or may.
+    pub fn is_shared(&self, space: SpaceId) -> bool {
+        self.shared.contains(&space)
+    }
+
+    /// The machine has ended: what is in shared spaces is seen by nobody any more, here or on other hosts.
+    pub fn withdraw_shared(&mut self) {
+        for memory in self.shared.iter().filter_map(|&space| self.pager.space(space)) {
+            memory.withdraw();
+            self.withdrawn = true;
+        }
+    }
+
     /// Whether the space has ended.
     pub fn is_closed(&self, space: SpaceId) -> bool {
         self.closed.contains(&space)
@@ -65,6 +94,11 @@ impl State {
 
     /// Nobody here maps the space any more, which has ended: frees what is held of it.
     pub fn free_space(&mut self, space: SpaceId) {
+        if self.shared.remove(&space)
+            && let Some(memory) = self.pager.space(space)
+        {
+            memory.withdraw();
+        }
         self.pager.close(space);
         self.spread.remove(&space);
         self.spread_flags.remove(&space);

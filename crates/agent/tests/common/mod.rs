@@ -47,6 +47,11 @@ impl TestAgent {
 
     /// `runtime` is the program of its body processes.
     pub fn start_with(name: &str, budget: u64, runtime: &'static [u8]) -> TestAgent {
+        TestAgent::start_for(name, budget, runtime, &[])
+    }
+
+    /// `worker` is the command of its workers.
+    pub fn start_for(name: &str, budget: u64, runtime: &'static [u8], worker: &[String]) -> TestAgent {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("megalith-agent-{}-{n}", std::process::id()));
         let config = Config {
@@ -57,6 +62,7 @@ impl TestAgent {
             cluster: cluster_id("test"),
             keys: None,
             runtime,
+            worker: worker.to_vec(),
         };
         let (ready_read, ready_write) = pipe();
         let (stop_read, stop_write) = pipe();
