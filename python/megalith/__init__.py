@@ -27,6 +27,8 @@ from megalith.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from megalith.bars import progress
+    from megalith.machines import Machine, machine
     from megalith.report import HostFigures, Report
     from megalith.runner import Completed, run
 
@@ -39,6 +41,7 @@ __all__ = [
     "HostLost",
     "HostsFileError",
     "JoinError",
+    "Machine",
     "MegalithError",
     "MemoryExhausted",
     "PermissionMissing",
@@ -48,6 +51,8 @@ __all__ = [
     "Report",
     "SizeError",
     "__version__",
+    "machine",
+    "progress",
     "run",
 ]
 
@@ -55,7 +60,10 @@ __all__ = [
 _LAZY = {
     "Completed": "megalith.runner",
     "HostFigures": "megalith.report",
+    "Machine": "megalith.machines",
     "Report": "megalith.report",
+    "machine": "megalith.machines",
+    "progress": "megalith.bars",
     "run": "megalith.runner",
 }
 

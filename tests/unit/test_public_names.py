@@ -20,6 +20,7 @@ def test_the_public_names_are_these() -> None:
         "HostLost",
         "HostsFileError",
         "JoinError",
+        "Machine",
         "MegalithError",
         "MemoryExhausted",
         "PermissionMissing",
@@ -29,6 +30,8 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "SizeError",
         "__version__",
+        "machine",
+        "progress",
         "run",
     ]
     for name in megalith.__all__:

@@ -1,0 +1,95 @@
+"""An executor's workers on the hosts of a machine, which have its memory (docs/python.md)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+
+from megalith.arrays import by_address
+from megalith.executor import Executor
+from megalith.pickling import Reducer
+
+if TYPE_CHECKING:
+    from megalith.machines import Machine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@final
+class MachineExecutor(Executor):
+    """An executor of a machine. Made by :meth:`megalith.Machine.executor`."""
+
+    def __init__(self, machine: Machine, max_workers: int | None, array: Reducer | None = None, **options: Any) -> None:
+        super().__init__(
+            max_workers, launcher=_Launcher(machine), hosts=cpus(machine), reducers=_reducers(array), **options
+        )
+        machine.executors.add(self)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As :meth:`Executor.submit`. Arrays of the machine among the arguments are kept until the task is done."""
+        kept: list[object] = [fn, args, kwargs]
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _: kept.clear())
+        return future
+
+
+@final
+class OneWorker(Executor):
+    """An executor with one worker, on a given host, that breaks alone."""
+
+    def __init__(self, machine: Machine, host: str) -> None:
+        super().__init__(1, launcher=_Launcher(machine), hosts={host: 1}, reducers=_reducers(None))
+        machine.executors.add(self)
+
+
+def cpus(machine: Machine) -> dict[str, int]:
+    """How many CPUs each host of the machine has for workers."""
+    # Hosts of one computer share its CPUs.
+    each = max(1, len(os.sched_getaffinity(0)) // len(machine.hosts))
+    return dict.fromkeys(machine.hosts, each)
+
+
+def _reducers(array: Reducer | None) -> dict[type, Reducer]:
+    """``array`` is how arrays travel, in place of :func:`by_address`."""
+    try:
+        import numpy
+    except ImportError:  # Then there are no arrays.
+        return {}
+    return {numpy.ndarray: array or by_address}
+
+
+@final
+class _Launcher:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def start(self, host: str) -> _Seat:
+        return _Seat(self._machine.start_worker(host), host)
+
+
+@final
+class _Seat:
+    """A worker that the agent of a host has started. Of its end we know that of its stream."""
+
+    sentinel = None
+
+    def __init__(self, stream: socket.socket, host: str) -> None:
+        self.stream = stream
+        self.host = host
+        self.description = "worker"
+
+    def kill(self) -> None:
+        # A worker whose executor is gone ends at once; one that cannot, with the machine.
+        with suppress(OSError):
+            self.stream.shutdown(socket.SHUT_RDWR)
+
+    def ending(self, timeout_s: float) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass

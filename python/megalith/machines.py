@@ -1,0 +1,467 @@
+"""The whole machine from an ordinary Python interpreter: ``with megalith.machine(hosts=3) as m: a = m.zeros(10**9)``.
+
+Arrays are plain ``numpy.ndarray``; their bytes lie in the machine's memory, at the same addresses on every host
+(docs/python.md). numpy is the user's own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+from megalith.arena import Arena, whole_pages
+from megalith.arrays import Block, give_out
+from megalith.available import local_budget
+from megalith.control import Closed, Control, Ended, Full, Lost, Status
+from megalith.exceptions import AgentError, HostsFileError, MegalithError
+from megalith.hostsfile import HOSTS_MAX, Host
+from megalith.local import LocalHosts
+from megalith.shared import SharedSpace
+from megalith.sizes import format_size, parse_budget
+
+if TYPE_CHECKING:
+    import subprocess
+
+    import numpy as np
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from megalith import sync
+    from megalith.executor import Executor, Locality
+    from megalith.placement import Threads
+    from megalith.report import HostFigures
+
+HEARTBEAT_S: Final = 0.5
+LOST_AFTER_S: Final = 3.0
+JOIN_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = LOST_AFTER_S + 2.0
+
+
+@final
+class _Memory:
+    """The space, and what of it is in use. Outlives the machine while arrays do: nothing else comes where they are."""
+
+    def __init__(self, space: SharedSpace) -> None:
+        self._space = space
+        self._arena = Arena(space.base, space.size)
+        self._lock = threading.Lock()
+        self._returned: deque[tuple[int, int]] = deque()
+        """Ranges that are free. A finalizer may run in the middle of anything, even :meth:`block`: it takes no lock."""
+        self._blocks: set[weakref.finalize[..., Any]] = set()
+        self.closing = False
+
+    @property
+    def count(self) -> int:
+        """Blocks in use."""
+        return sum(finalizer.alive for finalizer in tuple(self._blocks))
+
+    def block(self, length: int) -> Block:
+        """New bytes. They are freed when no array has them any more."""
+        size = whole_pages(length)
+        with self._lock:
+            while self._returned:
+                self._arena.give(*self._returned.popleft())
+            self._blocks = {finalizer for finalizer in self._blocks if finalizer.alive}
+            address = self._arena.take(size)
+            block = Block(address, length)
+            give_out(block)
+            finalizer = weakref.finalize(block, self._free, address, size)
+            # The kernel takes it all back when the process ends.
+            finalizer.atexit = False
+            self._blocks.add(finalizer)
+        return block
+
+    def _free(self, address: int, size: int) -> None:
+        try:
+            self._space.discard(address, size)
+        except OSError:
+            # The machine has ended: the addresses are nobody's any more.
+            if self.closing:
+                self.release()
+            return
+        self._returned.append((address, size))
+
+    def release(self) -> None:
+        """Gives the addresses back once no array is left that points there."""
+        if not self.count:
+            self._space.close()
+
+
+@final
+class Machine:
+    """Hosts of this computer as one machine, used from this interpreter; a context manager. Made by :func:`machine`."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        control: Control,
+        space: SharedSpace,
+        hosts: Sequence[HostFigures],
+        members: Sequence[Host],
+    ) -> None:
+        self._stack = stack
+        self._control = control
+        self._space = space
+        self._memory = _Memory(space)
+        self._figures = tuple(hosts)
+        self._names = tuple(host.name for host in hosts)
+        self._total = sum(host.budget for host in hosts)
+        self._members = tuple(members)
+        self._closed = False
+        self._ended: str | None = None
+        self.executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+        """Those that have workers of this machine, which end with it."""
+        self.joblib_crew: object = None
+        """What :mod:`megalith.joblib` keeps from one call to the next."""
+        self._listener = threading.Thread(target=self._listen, name="megalith machine", daemon=True)
+        self._listener.start()
+        atexit.register(self.close)
+        _opened.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._ended or f"{self._memory.count} arrays"
+        return f"<Machine of {len(self._names)} hosts, {format_size(self._total)}: {state}>"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts' names; the first is home, where this process is."""
+        return self._names
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The hosts' network addresses, without ports, by name."""
+        return {host.name: host.address.rpartition(":")[0].strip("[]") for host in self._members}
+
+    @property
+    def budget(self) -> int:
+        """Bytes that the hosts lend together."""
+        return self._total
+
+    @property
+    def figures(self) -> tuple[HostFigures, ...]:
+        """What each host had to say of itself in the newest sign of life, home first (docs/control.md)."""
+        return self._figures
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
+        """A new array in the machine's memory, in C order; its elements are zeros, as it happens.
+
+        It is freed on all hosts when the last reference in this process has gone. ``dtype`` holds no Python objects.
+
+        Raises:
+            ImportError: numpy is not installed.
+            TypeError: for a ``dtype`` of objects.
+            MemoryError: the addresses are used up. That the *memory* is shows when it is touched (docs/python.md).
+            AgentError: the machine is closed, or has ended.
+        """
+        numpy = _numpy()
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"an array of {kind} holds Python objects, which live in one process alone")
+        self._check()
+        dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(extent < 0 for extent in dimensions):
+            raise ValueError(f"negative dimensions are not allowed: {dimensions}")
+        length = kind.itemsize
+        for extent in dimensions:
+            length *= extent
+        raw: NDArray[np.uint8] = numpy.asarray(self._memory.block(length))
+        array: NDArray[Any] = numpy.ndarray(dimensions, kind, buffer=raw)
+        return array
+
+    def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
+        """As :meth:`empty`: memory that nobody has touched is zeros, and takes no room."""
+        return self.empty(shape, dtype)
+
+    def full(self, shape: int | Sequence[int], fill_value: object, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """As :func:`numpy.full`, in the machine's memory; raises as :meth:`empty`."""
+        kind = _numpy().asarray(fill_value).dtype if dtype is None else dtype
+        array = self.empty(shape, kind)
+        array[...] = fill_value
+        return array
+
+    def array(self, source: ArrayLike, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """A copy of an array, or of what can be made one, in the machine's memory; raises as :meth:`empty`."""
+        found = _numpy().asarray(source, dtype)
+        array = self.empty(found.shape, found.dtype)
+        array[...] = found
+        return array
+
+    def executor(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        locality: Locality | None = None,
+    ) -> Executor:
+        """A :class:`concurrent.futures.Executor` with workers on all hosts; see :class:`megalith.executor.Executor`.
+
+        ``max_workers`` is as many as the hosts have CPUs where not said. Arrays of the machine, and views of them,
+        travel as addresses, in arguments and results: every worker writes the same bytes. Those of a task live until
+        it is done; a worker must not keep them for longer than somebody here does.
+
+        Raises AgentError if the machine is closed or has ended, and as :class:`megalith.executor.Executor`.
+        """
+        from megalith.machine_workers import MachineExecutor
+
+        self._check()
+        return MachineExecutor(
+            self,
+            max_workers,
+            initializer=initializer,
+            initargs=initargs,
+            max_tasks_per_child=max_tasks_per_child,
+            locality=locality,
+        )
+
+    # What synchronises workers is called as in a multiprocessing context.
+
+    def Lock(self) -> sync.Lock:  # noqa: N802
+        """A new lock as :class:`threading.Lock`, for workers on all hosts (:mod:`megalith.sync`).
+
+        This and the next seven raise as :meth:`empty`, and ValueError for numbers that :mod:`threading` refuses.
+        """
+        from megalith import sync
+
+        return sync.make_lock(self._words)
+
+    def RLock(self) -> sync.RLock:  # noqa: N802
+        """A new lock as :class:`threading.RLock`."""
+        from megalith import sync
+
+        return sync.make_rlock(self._words)
+
+    def Event(self) -> sync.Event:  # noqa: N802
+        """A new event as :class:`threading.Event`."""
+        from megalith import sync
+
+        return sync.make_event(self._words)
+
+    def Condition(self, lock: sync.Lock | sync.RLock | None = None) -> sync.Condition:  # noqa: N802
+        """A new condition as :class:`threading.Condition`. TypeError for a lock that is none of the machine's."""
+        from megalith import sync
+
+        return sync.make_condition(self._words, lock)
+
+    def Semaphore(self, value: int = 1) -> sync.Semaphore:  # noqa: N802
+        """A new semaphore as :class:`threading.Semaphore`."""
+        from megalith import sync
+
+        return sync.make_semaphore(self._words, value, bounded=False)
+
+    def BoundedSemaphore(self, value: int = 1) -> sync.Semaphore:  # noqa: N802
+        """A new semaphore as :class:`threading.BoundedSemaphore`."""
+        from megalith import sync
+
+        return sync.make_semaphore(self._words, value, bounded=True)
+
+    def Barrier(  # noqa: N802
+        self, parties: int, action: Callable[[], None] | None = None, timeout: float | None = None
+    ) -> sync.Barrier:
+        """A new barrier as :class:`threading.Barrier`."""
+        from megalith import sync
+
+        return sync.make_barrier(self._words, parties, action, timeout)
+
+    def Counter(self, value: int = 0) -> sync.Counter:  # noqa: N802
+        """A new number that all add to atomically: ``counter.add(n)``, ``next(counter)``, ``counter.value``."""
+        from megalith import sync
+
+        return sync.make_counter(self._words, value)
+
+    def _words(self, count: int) -> NDArray[Any]:
+        return self.zeros(count, "u8")
+
+    def joblib(self, n_jobs: int = -1, **options: Any) -> AbstractContextManager[Any]:
+        """A context in which joblib, and so scikit-learn, runs on the machine's workers (:mod:`megalith.joblib`).
+
+        ``n_jobs`` and the other options are those of :class:`joblib.parallel_config`.
+
+        Raises ImportError if joblib is not installed, AgentError if the machine is closed or has ended.
+        """
+        from megalith.joblib import configured
+
+        self._check()
+        return configured(self, n_jobs, options)  # type: ignore[no-any-return]  # joblib has no types.
+
+    def run(
+        self,
+        args: Sequence[str | os.PathLike[str]],
+        *,
+        stdin: Any = None,
+        input: Any = None,  # noqa: A002  (subprocess calls it so)
+        stdout: Any = None,
+        stderr: Any = None,
+        capture_output: bool = False,
+        text: bool | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        threads: Threads = "auto",
+    ) -> subprocess.CompletedProcess[Any]:
+        """Runs an unmodified program on the machine's hosts, as :func:`subprocess.run` runs one on this computer.
+
+        All is as there, what is raised too. The program has memory of its own, on the hosts whose budgets the arrays
+        of this machine take from as well. ``threads`` is that of :func:`megalith.run`.
+
+        Raises:
+            FileNotFoundError, PermissionError: there is no such program, or it cannot be run.
+            subprocess.CalledProcessError, subprocess.TimeoutExpired: as :func:`subprocess.run`.
+            HostLost, MemoryExhausted: the program was killed for it.
+            AgentError: it could not be started; the machine is closed or has ended.
+        """
+        from megalith.programs import run
+
+        self._check()
+        return run(
+            self._members, args, threads, check, stdin=stdin, input=input, stdout=stdout, stderr=stderr,
+            capture_output=capture_output, text=text, encoding=encoding, errors=errors, timeout=timeout, cwd=cwd,
+            env=env,
+        )  # fmt: skip
+
+    def start_worker(self, host: int | str) -> socket.socket:
+        """As :meth:`megalith.shared.SharedSpace.start_worker`, with the host's number or name.
+
+        Raises AgentError where there can be no worker.
+        """
+        self._check()
+        if isinstance(host, str):
+            if host not in self._names:
+                raise AgentError(f"the machine has no host {host}; it has {', '.join(self._names)}")
+            host = self._names.index(host)
+        return self._space.start_worker(host)
+
+    def close(self) -> None:
+        """Ends the machine, once. Arrays that are still referred to cannot be touched any more: that is SIGBUS."""
+        if self._closed:
+            return
+        self._closed = True
+        _opened.discard(self)
+        atexit.unregister(self.close)
+        for executor in list(self.executors):
+            executor.kill_workers()
+        try:
+            self._control.close()
+            self._listener.join(CLOSE_TIMEOUT_S)
+        finally:
+            self._memory.closing = True
+            self._memory.release()
+            self._stack.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise AgentError("the machine is closed")
+        if self._ended is not None:
+            raise AgentError(f"the machine has ended: {self._ended}")
+
+    def _listen(self) -> None:
+        """Hears how the machine ends. Nobody is interrupted: who touches its memory then finds out."""
+        while True:
+            heard = False
+            for event in self._control.wait(LOST_AFTER_S):
+                heard = True
+                match event:
+                    case Closed():
+                        return
+                    case Lost(host, detail):
+                        self._ended = self._ended or f"host {host} was lost: {detail}"
+                    case Full():
+                        self._ended = self._ended or "memory exhausted; give each host more with memory_per_host"
+                    case Ended():
+                        self._ended = self._ended or "the home host's agent has ended"
+                        return
+                    case Status(hosts):
+                        self._figures = hosts
+                    case _:
+                        pass
+            if not heard:
+                after = f"{LOST_AFTER_S:g} s"
+                self._ended = self._ended or f"the home host's agent has given no sign of life for {after}"
+                return
+
+
+_opened: Final[weakref.WeakSet[Machine]] = weakref.WeakSet()
+"""One at most: a process has one shared space."""
+
+
+def opened() -> Machine:
+    """The machine that is open in this process. Raises AgentError if none is."""
+    for found in _opened:
+        return found
+    raise AgentError("no machine is open in this process; make one first: with megalith.machine(hosts=…) as m")
+
+
+def machine(*, hosts: int = 1, memory_per_host: str | int | None = None) -> Machine:
+    """Makes a machine of ``hosts`` hosts on this computer, for this interpreter.
+
+    Args:
+        hosts: how many.
+        memory_per_host: what each lends, such as ``"2G"`` or a number of bytes (default: a fair share of what is
+            available).
+
+    Raises:
+        HostsFileError: not that many are possible.
+        SizeError: for a size that is none.
+        PermissionMissing: this user may make no userfaultfd.
+        AgentError: the agents cannot be started; or arrays of an earlier machine are still referred to.
+    """
+    if not 1 <= hosts <= HOSTS_MAX:
+        raise HostsFileError(f"{hosts} hosts on this computer: between 1 and {HOSTS_MAX} are possible")
+    budget = parse_budget(local_budget(hosts) if memory_per_host is None else memory_per_host)
+    with ExitStack() as stack:
+        local = stack.enter_context(LocalHosts(hosts, budget))
+        try:
+            control = stack.enter_context(Control.connect(local.home_directory / "control.sock"))
+        except OSError as error:
+            raise AgentError(f"the home agent cannot be reached: {error.strerror}") from None
+        machine_id = secrets.token_hex(8)
+        opened = control.open(
+            machine=machine_id,
+            members=local.members,
+            heartbeat_s=HEARTBEAT_S,
+            lost_after_s=LOST_AFTER_S,
+            join_timeout_s=JOIN_TIMEOUT_S,
+        )
+        number = control.share()
+        space = SharedSpace.take(local.home_directory / "client.sock", machine=machine_id, space=number)
+        stack.callback(_close_quietly, control)
+        members = [Host(host.name, host.address, None, local.directory / host.name) for host in local.members]
+        return Machine(stack.pop_all(), control, space, opened.hosts, members)
+    raise AssertionError("not reached")
+
+
+def _close_quietly(control: Control) -> None:
+    """If the machine was not closed in order, it is now."""
+    with suppress(MegalithError):
+        control.close()
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError:
+        raise ImportError("arrays need numpy, which is not installed here: pip install numpy") from None
+    return numpy
