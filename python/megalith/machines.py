@@ -12,19 +12,17 @@ import secrets
 import socket
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-from megalith.arena import Arena, whole_pages
-from megalith.arrays import Block, give_out
 from megalith.available import local_budget
 from megalith.control import Closed, Control, Ended, Full, Lost, Status
 from megalith.exceptions import AgentError, HostsFileError, MegalithError
 from megalith.hostsfile import HOSTS_MAX, Host
 from megalith.local import LocalHosts
+from megalith.memory import Memory
 from megalith.shared import SharedSpace
 from megalith.sizes import format_size, parse_budget
 
@@ -46,56 +44,6 @@ CLOSE_TIMEOUT_S: Final = LOST_AFTER_S + 2.0
 
 
 @final
-class _Memory:
-    """The space, and what of it is in use. Outlives the machine while arrays do: nothing else comes where they are."""
-
-    def __init__(self, space: SharedSpace) -> None:
-        self._space = space
-        self._arena = Arena(space.base, space.size)
-        self._lock = threading.Lock()
-        self._returned: deque[tuple[int, int]] = deque()
-        """Ranges that are free. A finalizer may run in the middle of anything, even :meth:`block`: it takes no lock."""
-        self._blocks: set[weakref.finalize[..., Any]] = set()
-        self.closing = False
-
-    @property
-    def count(self) -> int:
-        """Blocks in use."""
-        return sum(finalizer.alive for finalizer in tuple(self._blocks))
-
-    def block(self, length: int) -> Block:
-        """New bytes. They are freed when no array has them any more."""
-        size = whole_pages(length)
-        with self._lock:
-            while self._returned:
-                self._arena.give(*self._returned.popleft())
-            self._blocks = {finalizer for finalizer in self._blocks if finalizer.alive}
-            address = self._arena.take(size)
-            block = Block(address, length)
-            give_out(block)
-            finalizer = weakref.finalize(block, self._free, address, size)
-            # The kernel takes it all back when the process ends.
-            finalizer.atexit = False
-            self._blocks.add(finalizer)
-        return block
-
-    def _free(self, address: int, size: int) -> None:
-        try:
-            self._space.discard(address, size)
-        except OSError:
-            # The machine has ended: the addresses are nobody's any more.
-            if self.closing:
-                self.release()
-            return
-        self._returned.append((address, size))
-
-    def release(self) -> None:
-        """Gives the addresses back once no array is left that points there."""
-        if not self.count:
-            self._space.close()
-
-
-@final
 class Machine:
     """Hosts of this computer as one machine, used from this interpreter; a context manager. Made by :func:`machine`."""
 
@@ -110,7 +58,7 @@ class Machine:
         self._stack = stack
         self._control = control
         self._space = space
-        self._memory = _Memory(space)
+        self._memory = Memory(space)
         self._figures = tuple(hosts)
         self._names = tuple(host.name for host in hosts)
         self._total = sum(host.budget for host in hosts)
