@@ -86,8 +86,17 @@ class Machine:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._ended or f"{self._memory.count} arrays"
-        return f"<Machine of {len(self._names)} hosts, {format_size(self._total)}: {state}>"
+        return f"<{self._title()}>"
+
+    def _repr_html_(self) -> str:
+        from megalith.notebook import machine_html
+
+        return machine_html(self._title(), () if self._closed else self._figures)
+
+    def _title(self) -> str:
+        arrays = self._memory.count
+        state = "closed" if self._closed else self._ended or f"{arrays} array{'s' * (arrays != 1)}"
+        return f"Machine of {len(self._names)} hosts, {format_size(self._total)}: {state}"
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -39,7 +39,9 @@ def test_arrays_larger_than_a_host(machine: megalith.Machine) -> None:
     array.sort()
     here.sort()
     assert numpy.array_equal(array, here)
-    assert "1 arrays" in repr(machine)
+    assert "1 array>" in repr(machine)
+    shown = machine._repr_html_()
+    assert all(name in shown for name in machine.hosts)
 
 
 def test_arrays_are_as_asked_for(machine: megalith.Machine) -> None:
