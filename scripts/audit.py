@@ -3,8 +3,8 @@
 The Rust half is cargo-deny's matter, by `deny.toml`: licences, sources, what is banned; and RustSec's advisories if
 a copy of them is here (`cargo deny fetch db` makes or renews one, with a network). The Python half is checked in the
 environment that runs this: every requirement of `scripts/requirements.txt` is pinned and installed as pinned, what is
-installed fits together, and licences are known ones. No Python advisories are checked: pip-audit asks for them over
-the network. What is not checked is said.
+installed fits together, licences are known ones; and PyPA's advisories if a copy of them is here (`advisories.py`).
+What is not checked is said.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 import time
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+
+import advisories
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "scripts" / "requirements.txt"
@@ -40,19 +42,20 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def advisories() -> Path | None:
+def rustsec() -> Path | None:
     """The copy of RustSec's advisories that cargo-deny keeps, if there is one."""
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     found = sorted((cargo / "advisory-dbs").glob("*/.git"), key=lambda at: at.stat().st_mtime)
     return found[-1].parent if found else None
 
 
-def age_days(database: Path) -> int:
-    """How old the newest advisory of a database is."""
+def age(database: Path, renew: str) -> str:
+    """How old the newest advisory of a database is, and how to renew it if that is old."""
     shown = subprocess.run(
         ["git", "-C", database, "log", "-1", "--format=%ct"], capture_output=True, text=True, timeout=60, check=True
     )
-    return int((time.time() - int(shown.stdout)) // 86400)
+    days = int((time.time() - int(shown.stdout)) // 86400)
+    return f"as of {days} days ago" + (f" (STALE: {renew})" if days > STALE_DAYS else "")
 
 
 def rust() -> bool:
@@ -61,14 +64,12 @@ def rust() -> bool:
         print("audit: cargo-deny is missing: cargo install --locked cargo-deny", file=sys.stderr)
         return False
     checks = ["bans", "licenses", "sources"]
-    database = advisories()
+    database = rustsec()
     if database is None:
         print("audit: no copy of RustSec's advisories: NOT CHECKED (cargo deny fetch db)")
     else:
         checks.append("advisories")
-        days = age_days(database)
-        stale = " (STALE: cargo deny fetch db)" if days > STALE_DAYS else ""
-        print(f"audit: RustSec's advisories as of {days} days ago{stale}")
+        print(f"audit: RustSec's advisories {age(database, 'cargo deny fetch db')}")
     command = ["cargo-deny", "--offline", "--locked", "check", *checks]
     return subprocess.run(command, cwd=ROOT, timeout=300, check=False).returncode == 0
 
@@ -137,8 +138,18 @@ def python() -> list[str]:
     )  # fmt: skip
     if fits.returncode != 0:
         wrong += fits.stdout.splitlines() or fits.stderr.splitlines()
-    print(f"audit: {len(present)} Python packages: pins, fit and licences checked; advisories: NOT CHECKED (pip-audit)")
-    return wrong
+    print(f"audit: {len(present)} Python packages: pins, fit and licences checked")
+    return wrong + known_weaknesses(present)
+
+
+def known_weaknesses(present: dict[str, Distribution]) -> list[str]:
+    """What PyPA's advisories have against what is installed, a line each."""
+    copy = advisories.database()
+    if copy is None:
+        print("audit: no copy of PyPA's advisories: NOT CHECKED (git clone pypa/advisory-database from GitHub to it)")
+        return []
+    print(f"audit: PyPA's advisories {age(copy, f'git -C {copy} pull')}")
+    return [line for name, found in sorted(present.items()) for line in advisories.of(copy, name, found.version)]
 
 
 def main() -> int:
