@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Measures which lines the tests run: those of Rust by crate, under `cargo test --workspace`, and of Python by package, under tests/unit.
+# Measures which lines the tests run: those of Rust by crate, under `cargo test`, and of Python by package, under tests/unit.
 #
 #   scripts/coverage.sh [rust|python]...      default: both
 #
 # Rust needs the compiler's own llvm-cov (rustup component add llvm-tools), Python coverage.py in .venv (pip install coverage). Arguments for
-# `cargo test` come from COVERAGE_TESTS (default: --workspace). A program that the tests run on the freestanding runtime counts nothing for the
-# runtime: there is no file to write counters to.
+# `cargo test` come from COVERAGE_TESTS (default: all crates but the runtime, which is freestanding: the counters need a libc).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +29,7 @@ table() { "$python" scripts/coverage_table.py "$@"; }
 measure_rust() {
     local profiles=$OUT/profiles words=()
     rm -rf "$profiles"
-    read -r -a words <<<"${COVERAGE_TESTS:---workspace}"
+    read -r -a words <<<"${COVERAGE_TESTS:---workspace --exclude megalith-runtime}"
     # %m: processes of one binary share a file, in which their counters are added up. A process that a signal ends counts nothing.
     LLVM_PROFILE_FILE="$PWD/$profiles/%m.profraw" RUSTFLAGS="-Cinstrument-coverage" \
         cargo test "${words[@]}" --no-fail-fast --target-dir "$OUT/target" >"$OUT/rust.log" 2>&1

@@ -6,6 +6,9 @@ it has one, or from Debian's ``libpython3.x-testsuite``.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import os
 import shutil
 import sys
@@ -28,36 +31,33 @@ def find(name: str) -> Path | None:
 def missing(name: str) -> str:
     """Why it cannot be run."""
     return (
-        f"no {name} here: this Python comes without it; apt install libpython3-testsuite, or set MEGALITH_CPYTHON_TESTS"
+        f"no {name} here: this Python comes without it; "
+        "apt-get install libpython3.11-testsuite, or set MEGALITH_CPYTHON_TESTS"
     )
 
 
-def make_importable(suite: Path) -> Path:
-    """Makes ``test`` a package of the suite and of what it needs of this Python, also for workers.
+def make_importable(suite: Path) -> None:
+    """Makes ``test`` a package of this suite, of others that were asked for, and of what they need of this Python.
 
-    Returns what :func:`forget` takes away. Skips the module that asks if this Python has no ``test.support``.
+    For workers, too; until this process ends. Skips the module that asks if this Python has no ``test.support``.
     """
     support = Path(os.__file__).parent / "test" / "support"
     if not support.exists():
         pytest.skip(f"this Python has no test.support ({support})", allow_module_level=True)
+    (_package(support) / suite.name).symlink_to(suite)
+    importlib.invalidate_caches()
+
+
+@functools.cache
+def _package(support: Path) -> Path:
+    """One for all suites: what is pickled by name must be found by it."""
     place = Path(tempfile.mkdtemp(prefix="cpython-suite-"))
+    atexit.register(shutil.rmtree, place)
     package = place / "test"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "support").symlink_to(support)
-    (package / suite.name).symlink_to(suite)
     sys.path.insert(0, str(place))
-    _forget_modules()
-    return place
-
-
-def forget(place: Path) -> None:
-    """Takes it off the import path."""
-    sys.path.remove(str(place))
-    _forget_modules()
-    shutil.rmtree(place)
-
-
-def _forget_modules() -> None:
     for name in [name for name in sys.modules if name == "test" or name.startswith("test.")]:
         del sys.modules[name]
+    return package

@@ -44,7 +44,7 @@ LEFT_OUT = {
 _found = cpython.find(_NAME)
 if _found is None:
     pytest.skip(cpython.missing(_NAME), allow_module_level=True)
-_package = cpython.make_importable(_found)
+cpython.make_importable(_found)
 _modules = [importlib.import_module(f"test.{_NAME}")]
 if _found.is_dir():
     _modules += [importlib.import_module(f"test.{_NAME}.{path.stem}") for path in sorted(_found.glob("[a-z]*.py"))]
@@ -110,8 +110,3 @@ class TestDeadlock(_case("ExecutorDeadlockTest")):  # type: ignore[misc]
 def test_what_is_left_out_is_there() -> None:
     known = {name for case in (TestShutdown, TestExecutor, TestDeadlock) for name in dir(case)}
     assert LEFT_OUT.keys() <= known
-
-
-def tearDownModule() -> None:
-    """Takes the suite off the import path."""
-    cpython.forget(_package)

@@ -34,6 +34,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def where(_: int = 0) -> str:
+    time.sleep(0.05)  # So that one worker does not take all.
     return os.environ["MEGALITH_CLIENT_SOCKET"]
 
 

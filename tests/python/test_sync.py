@@ -41,7 +41,7 @@ def executor(machine: megalith.Machine) -> Iterator[Any]:
 
 
 def where(_: int) -> str:
-    time.sleep(0.01)
+    time.sleep(0.03)
     return os.environ["MEGALITH_CLIENT_SOCKET"]
 
 
