@@ -101,6 +101,17 @@ class Attachment:
         Raises OSError: EINVAL for a host that is not there, EPERM on hosts other than home, ECONNREFUSED or
         EHOSTUNREACH where there can be no worker (the agents' logs say why), EBADF when closed.
         """
+    def held(self, address: int, length: int) -> bytes:
+        """What this host has of whole pages: a byte for each, 0 nothing, 1 a copy, 2 the page itself. None moves for it.
+
+        It is no picture of one moment. Raises OSError as :meth:`discard`, but on any host.
+        """
+    def touch(self, address: int, length: int, write: bool) -> int:
+        """Touches whole pages, so that they come to this host, to read or to write; how many it has touched.
+
+        Raises OSError: EINVAL for what is not in the space, EBADF when closed, EPIPE when the machine has ended; and
+        what a signal's handler raises.
+        """
     def load(self, address: int) -> int:
         """The value of a word of 64 bits at a multiple of 8, unsigned.
 

@@ -23,18 +23,23 @@ mod watch;
 mod word;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use client::{Op, SHARED_BYTES, SHARED_START};
+use client::{HELD_BYTES_MAX, Op, PAGE_BYTES, SHARED_BYTES, SHARED_START};
 
 use memory::{Mapping, Range};
 use socket::Socket;
 use watch::Watch;
 pub use watch::say_when_touched;
+
+/// Pages that [`Attachment::touch`] touches before it asks again whether it shall go on.
+const TOUCHED_AT_ONCE: u64 = 1024;
 
 /// Why a process could not attach.
 #[derive(Debug)]
@@ -204,6 +209,50 @@ impl Attachment {
     pub fn start_worker(&self, host: u64) -> io::Result<OwnedFd> {
         let worker = self.ask(Op::Worker, [host, 0, 0, 0])?;
         worker.ok_or_else(|| io::Error::other("the agent sent no connection"))
+    }
+
+    /// What this host has of the whole pages of a range: a byte for each, 0 nothing, 1 a copy, 2 the page itself. No page moves.
+    /// They are looked at one after the other, so it is no picture of one moment.
+    ///
+    /// # Errors
+    /// `EBADF`, `EINVAL` and `EPIPE` as for [`Attachment::discard`].
+    pub fn held(&self, address: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        let mut found = Vec::with_capacity((bytes / PAGE_BYTES) as usize);
+        let mut at = 0;
+        while at < bytes {
+            let part = (bytes - at).min(HELD_BYTES_MAX);
+            let file = self.ask(Op::Held, [address + at, part, 0, 0])?;
+            let file = file.ok_or_else(|| io::Error::other("the agent sent no file"))?;
+            let before = found.len();
+            found.resize(before + (part / PAGE_BYTES) as usize, 0);
+            File::from(file).read_exact_at(&mut found[before..], 0)?;
+            at += part;
+        }
+        Ok(found)
+    }
+
+    /// Touches the whole pages of a range, one after the other, so that they come to this host: to read, or to write. Their bytes
+    /// stay as they are. It ends early, with the number of pages that it has touched, when `stop` says so, which is asked from time to
+    /// time.
+    ///
+    /// # Errors
+    /// `EBADF`, `EINVAL` and `EPIPE` as for [`Attachment::load`]; a machine that ends in the middle is SIGBUS.
+    pub fn touch(
+        &self,
+        address: u64,
+        bytes: u64,
+        write: bool,
+        mut stop: impl FnMut() -> bool,
+    ) -> io::Result<u64> {
+        let pages = bytes / PAGE_BYTES;
+        for page in 0..pages {
+            if page % TOUCHED_AT_ONCE == 0 && stop() {
+                return Ok(page);
+            }
+            let word = address + page * PAGE_BYTES;
+            if write { self.fetch_add(word, 0).map(drop)? } else { self.load(word).map(drop)? }
+        }
+        Ok(pages)
     }
 
     /// Unmaps the space and leaves it, once. In a child of the process that attached, the copies of the descriptors are closed.

@@ -47,6 +47,8 @@
 //!   Worker(host)                   ─────▶     starts a worker process there (home alone)
 //!                                  ◀─────    0 + connected stream socket, the other end of which the worker has
 //!   Discard(addr, len)             ─────▶     (home alone)
+//!   Held(addr, len)                ─────▶
+//!                                  ◀─────    0 + memfd: what this host has of each page
 //!   (unmap, close)                 ─────▶     the process is forgotten; the space stays
 //!                                  (close)    the space has ended: it cannot be touched any more
 //! ```
@@ -111,7 +113,13 @@ pub enum Op {
     /// Attached processes at home: starts a worker process on host `args[0]`. The reply carries a stream socket; the worker has the
     /// other end.
     Worker = 13,
+    /// Attached processes: what their host has of the pages of `[args[0], args[0] + args[1])`, at most [`HELD_BYTES_MAX`]. The
+    /// reply carries a memfd with a byte for each page: 0 nothing, 1 a copy, 2 the page itself. None of them moves for it.
+    Held = 14,
 }
+
+/// The most that one [`Op::Held`] may ask about.
+pub const HELD_BYTES_MAX: u64 = 256 << 20;
 
 /// What a channel between the home process and a body process is for.
 #[repr(u64)]

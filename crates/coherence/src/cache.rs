@@ -11,7 +11,7 @@ use crate::directory::Ask;
 use crate::fault::{Fault, Planted};
 use crate::locator::locator_of;
 use crate::outbox::Outbox;
-use crate::{Access, Action, After, Bytes, HostId, Message, Outcome, PageId, REGION_PAGES, RegionId};
+use crate::{Access, Action, After, Bytes, Has, HostId, Message, Outcome, PageId, REGION_PAGES, RegionId};
 
 /// What is here of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -123,6 +123,18 @@ impl Cache {
 
     pub(crate) fn hold(&self, page: PageId) -> Hold {
         self.regions.get(&page.region()).map_or(Hold::Absent, |region| region.holds[page.index()])
+    }
+
+    /// See [`Node::has`](crate::Node::has).
+    pub(crate) fn has(&self, region: RegionId) -> Option<impl Iterator<Item = Has> + '_> {
+        self.regions.get(&region).map(|region| {
+            region.holds.iter().map(|hold| match hold {
+                // What is arriving may still be elsewhere, too.
+                Hold::Absent | Hold::Arriving => Has::Nothing,
+                Hold::Shared => Has::Copy,
+                Hold::Owned | Hold::Exclusive => Has::Page,
+            })
+        })
     }
 
     pub(crate) fn wants(&self, page: PageId) -> bool {

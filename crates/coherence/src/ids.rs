@@ -26,6 +26,18 @@ pub enum Access {
     Write,
 }
 
+/// What a host has of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Has {
+    /// No bytes of it, or none that are its own yet.
+    Nothing = 0,
+    /// A copy to read, while another host has the page.
+    Copy = 1,
+    /// The page itself.
+    Page = 2,
+}
+
 /// Pages of a region.
 pub const REGION_PAGES: usize = 1 << REGION_SHIFT;
 

@@ -34,7 +34,7 @@ pub use check::{Entry, Portrait};
 pub use event::{Action, After, Bytes, Event};
 #[cfg(feature = "check")]
 pub use fault::Fault;
-pub use ids::{Access, Epoch, HostId, PageId, REGION_PAGES, RegionId};
+pub use ids::{Access, Epoch, Has, HostId, PageId, REGION_PAGES, RegionId};
 pub use message::{Message, Outcome};
 pub use node::{Node, Violation};
 pub use wire::WireError;

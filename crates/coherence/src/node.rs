@@ -9,7 +9,7 @@ use crate::directory::{Ask, Directory, Request};
 use crate::fault::{Fault, Planted};
 use crate::locator::Locator;
 use crate::outbox::Outbox;
-use crate::{Access, Action, Epoch, Event, HostId, Message, PageId, REGION_PAGES, RegionId};
+use crate::{Access, Action, Epoch, Event, Has, HostId, Message, PageId, REGION_PAGES, RegionId};
 
 /// A message that no host that follows the protocol could have sent now: a bug here or there. The node must not
 /// be used any more.
@@ -121,6 +121,11 @@ impl Node {
     /// What this host may do with the page now; `None` if it is absent or on its way.
     pub fn held(&self, page: PageId) -> Option<Access> {
         self.cache.hold(page).access()
+    }
+
+    /// What this host has of the pages of a region, in order; `None`: nothing of any.
+    pub fn has(&self, region: RegionId) -> Option<impl Iterator<Item = Has> + '_> {
+        self.cache.has(region)
     }
 
     /// The pages of which this host has a copy, another is the owner, and nothing is asked for: an [`Event::HandOver`] to

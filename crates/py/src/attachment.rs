@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use attach::AttachError;
 use pyo3::exceptions::{PyOSError, PyPermissionError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 /// See the stub.
 #[pyclass(frozen, module = "megalith._core")]
@@ -65,6 +66,22 @@ impl Attachment {
 
     fn start_worker(&self, py: Python<'_>, host: u64) -> PyResult<i32> {
         py.detach(|| self.inner.start_worker(host)).map(IntoRawFd::into_raw_fd).map_err(os_error)
+    }
+
+    fn held<'py>(&self, py: Python<'py>, address: u64, length: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let found = py.detach(|| self.inner.held(address, length)).map_err(os_error)?;
+        Ok(PyBytes::new(py, &found))
+    }
+
+    fn touch(&self, py: Python<'_>, address: u64, length: u64, write: bool) -> PyResult<u64> {
+        let mut raised = Ok(());
+        let touched = py.detach(|| {
+            self.inner.touch(address, length, write, || {
+                raised = Python::attach(|py| py.check_signals());
+                raised.is_err()
+            })
+        });
+        raised.and(touched.map_err(os_error))
     }
 
     fn load(&self, py: Python<'_>, address: u64) -> PyResult<u64> {

@@ -5,9 +5,11 @@
 //! | `socket.rs` | connections and packets |
 //! | `session.rs` | a process and its space: the program's own, a body process, or one of those of a shared space |
 //! | `faults.rs` | the thread that serves a process's faults |
+//! | `held.rs` | what this host has of a range |
 //! | `steward.rs` | where a program's threads are, and orders to move |
 
 mod faults;
+mod held;
 mod session;
 mod socket;
 mod steward;

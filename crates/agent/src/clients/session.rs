@@ -11,6 +11,7 @@ use fabric::FabricError;
 use pager::{Memfd, Source, SpaceId, SpaceMemory, Uffd};
 
 use super::faults;
+use super::held::held;
 use super::socket::{Connection, Peer, check};
 use crate::machine::Machine;
 use crate::state::home_of;
@@ -185,7 +186,7 @@ impl Session {
         Ok(None)
     }
 
-    /// What an attached process asks: of its space's home host, and of no other.
+    /// What an attached process asks: of its space's home host alone, but for [`Op::Held`].
     fn answer_attached(
         &self,
         space: SpaceId,
@@ -194,6 +195,10 @@ impl Session {
     ) -> Result<Option<OwnedFd>, i32> {
         if descriptor.is_some() {
             return Err(libc::EINVAL);
+        }
+        if request.op == Op::Held as u64 {
+            let (start, len, _) = range(request)?;
+            return held(&self.machine, space, start, len).map(Some);
         }
         if home_of(space) != self.machine.invitation.me {
             return Err(libc::EPERM);

@@ -34,11 +34,12 @@ fn main() {
     if !can_fault() {
         return;
     }
-    let cases: [(&str, fn()); 7] = [
+    let cases: [(&str, fn()); 8] = [
         ("processes_of_two_hosts_count_together", processes_of_two_hosts_count_together),
         ("a_process_that_dies_takes_nobody_with_it", a_process_that_dies_takes_nobody_with_it),
         ("who_hangs_up_and_still_maps_is_killed", who_hangs_up_and_still_maps_is_killed),
         ("what_is_freed_is_zero_everywhere", what_is_freed_is_zero_everywhere),
+        ("what_each_host_has_is_told", what_each_host_has_is_told),
         ("who_touches_a_machine_that_has_ended_is_told", who_touches_a_machine_that_has_ended_is_told),
         ("workers_are_started_where_they_are_asked_for", workers_are_started_where_they_are_asked_for),
         ("who_cannot_attach_is_told_why", who_cannot_attach_is_told_why),
@@ -101,6 +102,14 @@ fn child(task: &str) {
                 let page = if dice.is_multiple_of(4) { dice / 4 % 8 } else { dice / 4 % pages };
                 word(page).fetch_add(1, Ordering::Relaxed);
             }
+        }
+        ("held", &[first, pages, expected]) => {
+            let held = space.held(SHARED_START + first * PAGE, pages * PAGE).unwrap();
+            assert_eq!(held, vec![expected as u8; pages as usize]);
+        }
+        ("take", &[first, pages, write]) => {
+            let begin = SHARED_START + first * PAGE;
+            assert_eq!(space.touch(begin, pages * PAGE, write == 1, || false).unwrap(), pages);
         }
         ("look", &[page, expected]) => assert_eq!(word(page).load(Ordering::Relaxed), expected),
         ("touch", &[page]) => {
@@ -333,6 +342,41 @@ fn what_is_freed_is_zero_everywhere() {
     while mapped(&shared.control.hear_until("status")) > 0 {
         assert!(begun.elapsed() < PATIENCE);
     }
+    shared.close();
+}
+
+fn what_each_host_has_is_told() {
+    let agents = ["a", "b", "c"].map(|name| TestAgent::start(name, 16 * MIB));
+    let mut shared = Shared::open(&agents.each_ref(), 0x66);
+    let space = shared.attach(&agents[0]);
+    (0..600).for_each(|page| word(page).store(page, Ordering::Relaxed));
+    let tell = |shared: &mut Shared, agent: usize, task: &str, words: [u64; 3]| {
+        let mut child = shared.child(&agents[agent], task);
+        child.tell(&words);
+        child.ends_well();
+    };
+    let held = |first: u64, pages: u64| space.held(SHARED_START + first * PAGE, pages * PAGE).unwrap();
+    assert_eq!(held(0, 600), [2; 600]);
+    tell(&mut shared, 2, "held", [0, 1 << 20, 0]);
+    // Asking has moved nothing; reading copies, writing moves, and neither changes a byte.
+    tell(&mut shared, 1, "take", [500, 50, 0]);
+    tell(&mut shared, 2, "take", [550, 50, 1]);
+    assert_eq!(held(490, 70), [[2; 60].as_slice(), &[0; 10]].concat());
+    tell(&mut shared, 1, "held", [500, 50, 1]);
+    tell(&mut shared, 2, "held", [550, 50, 2]);
+    (0..600).for_each(|page| assert_eq!(word(page).load(Ordering::Relaxed), page));
+    // What is freed nobody has.
+    space.discard(SHARED_START, 600 * PAGE).unwrap();
+    for agent in 0..3 {
+        tell(&mut shared, agent, "held", [0, 600, 0]);
+    }
+    let stopped = space.touch(SHARED_START, 4096 * PAGE, false, || true).unwrap();
+    assert_eq!((stopped, held(0, 1)), (0, vec![0]));
+    let errno = |start: u64, bytes: u64| space.held(start, bytes).unwrap_err().raw_os_error();
+    assert_eq!(errno(SHARED_START + 1, PAGE), Some(libc::EINVAL));
+    assert_eq!(errno(SHARED_START - PAGE, 2 * PAGE), Some(libc::EINVAL));
+    assert_eq!(errno(SHARED_START + SHARED_BYTES, PAGE), Some(libc::EINVAL));
+    space.close();
     shared.close();
 }
 
