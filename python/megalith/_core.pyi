@@ -102,9 +102,9 @@ class Attachment:
         EHOSTUNREACH where there can be no worker (the agents' logs say why), EBADF when closed.
         """
     def held(self, address: int, length: int) -> bytes:
-        """What this host has of whole pages: a byte for each, 0 nothing, 1 a copy, 2 the page itself. None moves for it.
+        """What this host has of whole pages: a byte for each, 0 nothing, 1 a copy, 2 the page itself.
 
-        It is no picture of one moment. Raises OSError as :meth:`discard`, but on any host.
+        No page moves for it. It is no picture of one moment. Raises OSError as :meth:`discard`, but on any host.
         """
     def touch(self, address: int, length: int, write: bool) -> int:
         """Touches whole pages, so that they come to this host, to read or to write; how many it has touched.

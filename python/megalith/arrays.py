@@ -90,6 +90,6 @@ def _workers_space() -> SharedSpace:
     """In a worker, once an array has come: from now on its results may have some, too."""
     import numpy
 
-    space = SharedSpace.from_environment()
+    space = SharedSpace.here()
     pickling.register(numpy.ndarray, by_address)
     return space

@@ -20,7 +20,7 @@ from megalith.broken import WorkerLost
 from megalith.chunks import chunked, flattened, run_chunk
 from megalith.here import Here
 from megalith.pickling import Reducer, dumps
-from megalith.pool import Locality, Pool, close_all
+from megalith.pool import Handed, Locality, Pool, close_all
 from megalith.seats import Launcher, Seat
 
 __all__ = ["Executor", "Launcher", "Locality", "Seat", "WorkerLost"]
@@ -51,6 +51,8 @@ class Executor(futures.Executor):
             of that host gets it, if one has room or can be started; else whoever has. It is called in the executor's
             own thread, once for each task. A task of ``map`` with a chunk size has the chunk in its first argument.
         reducers: how objects of these very types are pickled for workers (:mod:`megalith.pickling`).
+        handed: ``handed(args, kwargs, host)`` is called, in the executor's own thread, for each task that a worker of
+            that host was handed.
 
     Raises ``ValueError`` for numbers below one, and what pickling raises for an initializer that cannot be.
     """
@@ -66,6 +68,7 @@ class Executor(futures.Executor):
         hosts: Mapping[str, int] | None = None,
         locality: Locality | None = None,
         reducers: Mapping[type, Reducer] | None = None,
+        handed: Handed | None = None,
     ) -> None:
         if hosts is None:
             hosts = {socket.gethostname(): len(os.sched_getaffinity(0))}
@@ -90,6 +93,7 @@ class Executor(futures.Executor):
             max_tasks_per_child,
             locality,
             reducers,
+            handed,
         )
         weakref.finalize(self, self._pool.close).atexit = False
 

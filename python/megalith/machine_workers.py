@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from megalith.arrays import by_address
-from megalith.executor import Executor
+from megalith.executor import Executor, Locality
 from megalith.pickling import Reducer
 
 if TYPE_CHECKING:
@@ -24,17 +24,41 @@ T = TypeVar("T")
 class MachineExecutor(Executor):
     """An executor of a machine. Made by :meth:`megalith.Machine.executor`."""
 
-    def __init__(self, machine: Machine, max_workers: int | None, array: Reducer | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        max_workers: int | None,
+        array: Reducer | None = None,
+        locality: Locality | None = None,
+        **options: Any,
+    ) -> None:
+        self._near = machine.near
         super().__init__(
-            max_workers, launcher=_Launcher(machine), hosts=cpus(machine), reducers=_reducers(array), **options
+            max_workers,
+            launcher=_Launcher(machine),
+            hosts=cpus(machine),
+            reducers=_reducers(array),
+            locality=locality or self._near.prefers,
+            handed=self._near.used,
+            **options,
         )
         machine.executors.add(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As :meth:`Executor.submit`. Arrays of the machine among the arguments are kept until the task is done."""
         kept: list[object] = [fn, args, kwargs]
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: kept.clear())
+        waiting = self._near.begin(args, kwargs)
+        try:
+            future = super().submit(fn, *args, **kwargs)
+        except BaseException:
+            self._near.end(waiting)
+            raise
+
+        def done(_: Future[T]) -> None:
+            kept.clear()
+            self._near.end(waiting)
+
+        future.add_done_callback(done)
         return future
 
 

@@ -23,18 +23,23 @@ from megalith.exceptions import AgentError, HostsFileError, MegalithError
 from megalith.hostsfile import HOSTS_MAX, Host
 from megalith.local import LocalHosts
 from megalith.memory import Memory
+from megalith.near import Near
+from megalith.placing import Hands
 from megalith.shared import SharedSpace
 from megalith.sizes import format_size, parse_budget
 
 if TYPE_CHECKING:
     import subprocess
+    from concurrent.futures import Future
 
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from megalith import sync
     from megalith.executor import Executor, Locality
+    from megalith.located import Located
     from megalith.placement import Threads
+    from megalith.placing import Advice
     from megalith.report import HostFigures
 
 HEARTBEAT_S: Final = 0.5
@@ -65,6 +70,9 @@ class Machine:
         self._members = tuple(members)
         self._closed = False
         self._ended: str | None = None
+        self._hands = Hands(self)
+        self.near = Near()
+        """Where tasks have used arrays."""
         self.executors: weakref.WeakSet[Executor] = weakref.WeakSet()
         """Those that have workers of this machine, which end with it."""
         self.joblib_crew: object = None
@@ -162,6 +170,59 @@ class Machine:
         array[...] = found
         return array
 
+    def locate(self, array: NDArray[Any]) -> Located:
+        """Which host has which page of an array of this machine, or of a view of one. Nothing moves for it.
+
+        Hosts are asked one after the other while the machine goes on: a page that moves meanwhile may be missing.
+
+        >>> with megalith.machine(hosts=2, memory_per_host="32M") as m:
+        ...     a = m.full(1 << 20, 1.0)
+        ...     m.place(a, "spread")
+        ...     m.locate(a)
+        <Located: host1 4.00 MiB, host2 4.00 MiB>
+
+        Raises ValueError for an array that is not in the machine's memory, AgentError if the machine is closed or has
+        ended; so do the next three.
+        """
+        self._check()
+        return self._hands.locate(array)
+
+    def prefetch(
+        self, array: NDArray[Any], host: int | str | None = None, *, write: bool = False, wait: bool = True
+    ) -> Future[int]:
+        """Has an array's pages come to a host, which is this one where none is named, before they are needed.
+
+        They come as copies to read, and may be read elsewhere meanwhile; with ``write`` the host owns them. Unless
+        ``wait`` it returns at once. The result is how many bytes of pages were asked for. They may leave again when
+        that host's memory is full.
+
+        Raises also ValueError for a host that is not there, or whose budget is smaller.
+        """
+        self._check()
+        return self._hands.prefetch(array, host, write=write, wait=wait)
+
+    def place(self, array: NDArray[Any], where: int | str) -> None:
+        """Moves an array's pages: ``"spread"`` gives each host one part of it, in order and by the hosts' budgets;
+        ``"interleave"`` gives regions of 2 MiB to the hosts in turn; a host's name or number gives it all.
+
+        Pages that nobody has touched are made there. Workers that use them take them away again: it is for those who
+        know what comes next, and for tasks, which go to the host where their arrays are.
+
+        Raises also ValueError for a host that is not there, or one whose budget is smaller than its part.
+        """
+        self._check()
+        for host, extents in self._hands.place(array, where):
+            self.near.note(extents, host)
+
+    def advise(self, array: NDArray[Any], advice: Advice) -> None:
+        """As :manpage:`madvise(2)`: ``"willneed"`` is :meth:`prefetch` without waiting; ``"dontneed"`` frees the whole
+        pages that the array has to itself, which are zeros from then on.
+
+        Raises also ValueError for other advice, and for ``"dontneed"`` for a read-only array or one with gaps.
+        """
+        self._check()
+        self._hands.advise(array, advice)
+
     def executor(
         self,
         max_workers: int | None = None,
@@ -174,8 +235,9 @@ class Machine:
         """A :class:`concurrent.futures.Executor` with workers on all hosts; see :class:`megalith.executor.Executor`.
 
         ``max_workers`` is as many as the hosts have CPUs where not said. Arrays of the machine, and views of them,
-        travel as addresses, in arguments and results: every worker writes the same bytes. Those of a task live until
-        it is done; a worker must not keep them for longer than somebody here does.
+        travel as addresses, in arguments and results: every worker writes the same bytes. A task goes where the arrays
+        among its arguments were used last, or placed (:mod:`megalith.near`), unless ``locality`` says otherwise. Arrays
+        of a task live until it is done; a worker must not keep them for longer than somebody here does.
 
         Raises AgentError if the machine is closed or has ended, and as :class:`megalith.executor.Executor`.
         """

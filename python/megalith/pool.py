@@ -58,6 +58,9 @@ _MEAN_WEIGHT: Final = 0.1
 Locality: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], str | None]
 """From a call (function, positional and keyword arguments) to the host that should run it, or ``None``."""
 
+Handed: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any], str], object]
+"""Hears of a call's arguments and of the host whose worker it was handed to."""
+
 _LOGGER = logging.getLogger("concurrent.futures")
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exit = threading.Event()
@@ -142,6 +145,7 @@ class Pool:
         tasks_per_worker_max: int | None,
         locality: Locality | None,
         reducers: Mapping[type, Reducer],
+        handed: Handed | None = None,
     ) -> None:
         self._lock = threading.RLock()  # Re-entered when the garbage collector ends another executor in here.
         self._inbox: deque[Task] = deque()
@@ -161,6 +165,7 @@ class Pool:
         self._initializer = initializer
         self._tasks_per_worker_max = tasks_per_worker_max
         self._locality = locality
+        self._handed = handed
         self._reducers = reducers
         self._free = deque(places)
         """Hosts on which another worker may be started; as many times as workers may be."""
@@ -352,6 +357,8 @@ class Pool:
         try:
             pickled = dumps((task.fn, task.args, task.kwargs), self._reducers)
             worker.writer.put(Kind.TASK, pickled.body, *pickled.buffers, number=task.number)
+            if self._handed is not None:
+                self._handed(task.args, task.kwargs, worker.seat.host)
         except BaseException as error:  # Whatever a __reduce__ of the user's raises.
             _settle(task.future, error=error)
             return False

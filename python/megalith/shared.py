@@ -7,6 +7,7 @@ The interpreter at home takes one with :meth:`SharedSpace.take`; a worker, whose
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import os
 import socket
@@ -65,6 +66,14 @@ class SharedSpace:
             if space.is_mapped:
                 return space
         raise AgentError("this process has no machine's memory")
+
+    @classmethod
+    def here(cls) -> SharedSpace:
+        """The space of this process: a worker maps the one that it is offered when it first asks.
+
+        Raises as :meth:`mapped` and :meth:`from_environment`.
+        """
+        return _workers_space() if cls.is_offered() else cls.mapped()
 
     @staticmethod
     def is_offered() -> bool:
@@ -161,6 +170,11 @@ class SharedSpace:
         """Unmaps the space, once. Arrays that still point there must not be touched any more."""
         self._closed = True
         self._attachment.close()
+
+
+@functools.cache
+def _workers_space() -> SharedSpace:
+    return SharedSpace.from_environment()
 
 
 def _after_fork() -> None:
