@@ -1,8 +1,9 @@
 """Tasks that wait for a worker: in the order of their submission, except that some prefer a host.
 
 A task that prefers a host waits for it as long as that host is *open*: one of its workers has room. While none has, the
-task is as good as one without a preference. So no worker idles while a task waits that its own host cannot take, and no
-task is overtaken for ever: each worker takes the oldest of those that are its to take.
+task is as good as one without a preference. So no worker idles while a task waits that its own host cannot take. Each
+worker takes the oldest of those that prefer its host, and if there are none, the oldest of those that are its to take;
+but what was submitted `overtaken_max` tasks before comes first, so that no task is overtaken for ever.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ W = TypeVar("W", bound=Waiting)
 class Backlog(Generic[W]):
     """The tasks. No clock, no threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, overtaken_max: int = 1000) -> None:
+        self._overtaken_max = overtaken_max
         self._queues: dict[str | None, deque[W]] = {}
         self._length = 0
 
@@ -67,6 +69,9 @@ class Backlog(Generic[W]):
             theirs = preferred is not None and preferred != host and preferred in open_hosts
             if not theirs and (found is None or queue[0].number < found[0].number):
                 found = queue
+        own = self._queues.get(host)
+        if own is not None and found is not None and own[0].number - found[0].number < self._overtaken_max:
+            found = own
         return None if found is None else self._pop(found)
 
     def clear(self) -> list[W]:

@@ -192,9 +192,9 @@ class Machine:
     ) -> Future[int]:
         """Has an array's pages come to a host, which is this one where none is named, before they are needed.
 
-        They come as copies to read, and may be read elsewhere meanwhile; with ``write`` the host owns them. Unless
-        ``wait`` it returns at once. The result is how many bytes of pages were asked for. They may leave again when
-        that host's memory is full.
+        They come to be read: as copies, or for good where their owner does not use them. With ``write`` the host owns
+        them. Unless ``wait`` it returns at once. The result is how many bytes of pages were asked for. They may leave
+        again when that host's memory is full.
 
         Raises also ValueError for a host that is not there, or whose budget is smaller.
         """

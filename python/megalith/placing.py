@@ -69,7 +69,7 @@ class Hands:
             moved = Future()
             moved.set_result(_touch(extents, write))
         else:
-            moved = self._hand(name).submit(_touch, extents, write)
+            moved = self._touching(name, extents, array, write=write)
             if wait:
                 moved.result()
         return moved
@@ -90,7 +90,7 @@ class Hands:
         for host, part in todo:
             self._check_room(host, length(part))
         home, here = hosts[0], [part for host, part in todo if host == hosts[0]]
-        moving = [self._hand(host).submit(_touch, part, True) for host, part in todo if host != home]
+        moving = [self._touching(host, part, array, write=True) for host, part in todo if host != home]
         for part in here:
             _touch(part, write=True)
         for moved in moving:
@@ -110,6 +110,13 @@ class Hands:
                     _answered(SharedSpace.mapped().discard, begin, end - begin)
             case _:
                 raise ValueError(f"{advice!r} is no advice; there are 'willneed' and 'dontneed'")
+
+    def _touching(self, host: str, extents: list[Extent], array: NDArray[Any], *, write: bool) -> Future[int]:
+        """Has a hand touch pages. Until that is done the array is not freed: they would be made again."""
+        kept = [array]
+        touching = self._hand(host).submit(_touch, extents, write)
+        touching.add_done_callback(lambda _: kept.clear())
+        return touching
 
     def name(self, host: int | str) -> str:
         """A host's name, from that or its number. Raises ValueError if the machine has no such host."""

@@ -180,12 +180,15 @@ class Job:
     prefers: str | None
 
 
+OVERTAKEN_MAX = 4
+
+
 class BacklogLife(RuleBasedStateMachine):
     """The backlog against a list that is searched from its beginning."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.backlog: Backlog[Job] = Backlog()
+        self.backlog: Backlog[Job] = Backlog(OVERTAKEN_MAX)
         self.model: list[Job] = []
         self.taken: list[Job] = []
         self.numbers = 0
@@ -201,6 +204,9 @@ class BacklogLife(RuleBasedStateMachine):
     def take(self, host: str, open_hosts: set[str]) -> None:
         mine = [job for job in self.model if job.prefers in {None, host} or job.prefers not in open_hosts]
         expected = mine[0] if mine else None
+        own = [job for job in mine if job.prefers == host]
+        if own and expected is not None and own[0].number - expected.number < OVERTAKEN_MAX:
+            expected = own[0]
         assert self.backlog.take(host, open_hosts) == expected
         if expected is not None:
             self.model.remove(expected)
