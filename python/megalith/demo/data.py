@@ -40,7 +40,7 @@ class Reads:
 
     def bases(self) -> int:
         """How many bases there are."""
-        return sum(len(line.strip()) for path in (self.first, self.second) for line in _sequences(path))
+        return sum(len(line.strip()) for path in (self.first, self.second) for line in sequences(path))
 
 
 def find_reads(genome: Genome, *, coverage: int, directory: Path) -> Reads:
@@ -99,7 +99,8 @@ def _simulated(coverage: int, directory: Path) -> Reads:
     return reads
 
 
-def _sequences(path: Path) -> Iterator[bytes]:
+def sequences(path: Path) -> Iterator[bytes]:
+    """The lines of bases of a FASTQ file, packed or not, each with its newline."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file):
             if number % 4 == 1:
