@@ -2,12 +2,13 @@
 
 PYTHON := .venv/bin/python
 SOURCES := $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.ld' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
+PICTURES := $(patsubst examples/%.py,build/examples/%.svg,$(wildcard examples/*.py))
 GENOME ?= lambda
 SECONDS ?= 60
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fuzz sanitize coverage audit soak bench clean
+.PHONY: help setup build demo docs test lint fuzz sanitize coverage audit soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ setup: ## install what is missing (Debian 12, as root): packages, cargo, .venv
 
 build: setup .venv/built ## build the Rust half and install the package into .venv
 
-.venv/built: $(SOURCES) scripts/build.sh scripts/requirements.txt
+.venv/built: $(SOURCES) scripts/build.sh scripts/requirements.txt docs/requirements.txt
 	@scripts/build.sh
 
 demo: ## assemble a genome on three hosts that are each too small (GENOME=lambda|plasmids|ecoli)
@@ -25,8 +26,15 @@ demo: ## assemble a genome on three hosts that are each too small (GENOME=lambda
 	@$(MAKE) --no-print-directory .venv/built
 	@.venv/bin/megalith demo --genome $(GENOME)
 
-test: lint ## everything that is checked, ending with pytest's summary
+docs: build $(PICTURES) ## the documentation as a site, in build/docs; starts at index.html
+	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs build/docs
+
+build/examples/%.svg: examples/%.py .venv/built
+	$(PYTHON) $< --picture $@
+
+test: lint docs ## everything that is checked, ending with pytest's summary
 	cargo test --workspace --quiet
+	$(PYTHON) -m pytest --quiet --doctest-modules python/megalith
 	$(PYTHON) -m pytest
 
 lint: build ## formatting, clippy, ruff, mypy
@@ -39,6 +47,7 @@ lint: build ## formatting, clippy, ruff, mypy
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/mypy
 	MYPYPATH=tests:bench .venv/bin/mypy --explicit-package-bases --exclude tests/unit tests bench scripts
+	.venv/bin/mypy examples docs/conf.py
 
 fuzz: ## feed every parser what libFuzzer thinks of, SECONDS=60 each (needs a nightly compiler)
 	@scripts/fuzz.sh $(SECONDS)

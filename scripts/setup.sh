@@ -67,10 +67,11 @@ venv() {
         rm -rf .venv
         $python -m venv .venv
     fi
-    if ! cmp -s scripts/requirements.txt .venv/requirements.txt; then
-        say "installing scripts/requirements.txt into .venv"
-        .venv/bin/pip install --quiet --disable-pip-version-check --requirement scripts/requirements.txt
-        cp scripts/requirements.txt .venv/requirements.txt
+    local lists=(scripts/requirements.txt docs/requirements.txt)
+    if ! cat "${lists[@]}" | cmp -s - .venv/requirements.txt; then
+        say "installing ${lists[*]} into .venv"
+        .venv/bin/pip install --quiet --disable-pip-version-check "${lists[@]/#/--requirement=}"
+        cat "${lists[@]}" >.venv/requirements.txt
     fi
 }
 

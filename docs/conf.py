@@ -1,0 +1,42 @@
+"""How Sphinx makes the site of these pages (`make docs`). Pages are Markdown that reads well in a repository, too."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import megalith
+
+project = "Megalith"
+author = "the authors of Megalith"
+release = version = megalith.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_argparse_cli"]
+exclude_patterns = ["requirements.txt"]
+myst_heading_anchors = 3
+# `sh`-like prompts of several hosts, TOML with comments: what a lexer does not know is shown as it is.
+suppress_warnings = ["misc.highlighting_failure"]
+
+autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"Megalith {version}"
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./(?!build/)[^)]*\)")
+
+
+def _without_links_to_sources(app: Any, page: str, text: list[str]) -> None:
+    """The site has the pages alone: a link to a source file, which a repository shows, is its words here."""
+    if "/" not in page:
+        text[0] = _OUTSIDE.sub(r"\1", text[0])
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls this."""
+    app.connect("source-read", _without_links_to_sources)

@@ -1,0 +1,1 @@
+"""That what the documentation shows works as shown."""
