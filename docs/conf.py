@@ -31,7 +31,7 @@ html_show_sphinx = False
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./(?!build/)[^)]*\)")
 
 
-def _without_links_to_sources(app: Any, page: str, text: list[str]) -> None:
+def _without_links_to_sources(_: Any, page: str, text: list[str]) -> None:
     """The site has the pages alone: a link to a source file, which a repository shows, is its words here."""
     if "/" not in page:
         text[0] = _OUTSIDE.sub(r"\1", text[0])

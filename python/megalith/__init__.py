@@ -1,8 +1,9 @@
 """Megalith: many ordinary Linux hosts as one machine.
 
-    >>> import megalith
-    >>> done = megalith.run(["velvetg", "assembly/"], hosts=3, memory_per_host="2G")
-    >>> done.returncode, done.report.wall_s
+>>> import megalith
+>>> done = megalith.run(["true"], hosts=3, memory_per_host="32M")
+>>> done.returncode, [host.name for host in done.report.hosts]
+(0, ['host1', 'host2', 'host3'])
 
 The command line (``megalith --help``) is made of the same parts.
 """

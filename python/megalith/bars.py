@@ -22,8 +22,10 @@ def progress(
         description: in front of the bar.
         show: whether there is a bar; where not said, on a terminal (standard error) and in a notebook alone.
 
-    >>> with megalith.machine(hosts=3) as m, m.executor() as executor:
-    ...     for result in megalith.progress(executor.map(work, parts), total=len(parts)): ...
+    >>> import megalith
+    >>> with megalith.machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+    ...     [square for square in progress(executor.map(pow, range(4), [2] * 4), total=4)]
+    [0, 1, 4, 9]
     """
     console = Console(stderr=True)
     if total is None and isinstance(items, Sized):

@@ -3,6 +3,12 @@
 Dask's scheduler runs in this process, one of its workers in each of our own, on all hosts. Arrays of the machine travel
 as addresses, as arguments, results and between workers (:mod:`megalith.dask_arrays`). The machine is the one that is
 open in this process, or in ``machine``.
+
+>>> import megalith
+>>> from distributed import Client
+>>> with megalith.machine(hosts=2, memory_per_host="32M"), MegalithCluster() as cluster, Client(cluster) as client:
+...     client.gather(client.map(pow, range(4), [2] * 4))
+[0, 1, 4, 9]
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
 """joblib's backend ``"megalith"``: what is parallel with joblib, scikit-learn above all, on the machine's workers.
 
->>> with megalith.machine(hosts=3) as m, m.joblib():
-...     GridSearchCV(model, grid).fit(m.array(X), y)
+>>> import joblib, megalith
+>>> with megalith.machine(hosts=2, memory_per_host="32M") as m, m.joblib():
+...     joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(4))
+[0, 1, 4, 9]
 
 or, as for any backend of joblib, by name, after :func:`register`:
 
->>> with joblib.parallel_config(backend="megalith", n_jobs=-1): ...
+>>> register()
+>>> with megalith.machine(hosts=2, memory_per_host="32M"), joblib.parallel_config(backend="megalith", n_jobs=-1):
+...     joblib.Parallel()(joblib.delayed(pow)(n, 3) for n in range(4))
+[0, 1, 8, 27]
 
 The machine is the one that is open in this process. Workers are kept from one call to the next, as loky's are.
 """

@@ -157,7 +157,13 @@ class Machine:
         return self.empty(shape, dtype)
 
     def full(self, shape: int | Sequence[int], fill_value: object, dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """As :func:`numpy.full`, in the machine's memory; raises as :meth:`empty`."""
+        """As :func:`numpy.full`, in the machine's memory; raises as :meth:`empty`.
+
+        >>> with machine(hosts=1, memory_per_host="32M") as m:
+        ...     print(m.full((2, 3), 7))
+        [[7 7 7]
+         [7 7 7]]
+        """
         kind = _numpy().asarray(fill_value).dtype if dtype is None else dtype
         array = self.empty(shape, kind)
         array[...] = fill_value
@@ -240,6 +246,13 @@ class Machine:
         of a task live until it is done; a worker must not keep them for longer than somebody here does.
 
         Raises AgentError if the machine is closed or has ended, and as :class:`megalith.executor.Executor`.
+
+        >>> with machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+        ...     a = m.array([[3, 1, 2], [5, 6, 4]])
+        ...     list(executor.map(lambda row: row.sort(), a))
+        ...     print(a.tolist())
+        [None, None]
+        [[1, 2, 3], [4, 5, 6]]
         """
         from megalith.machine_workers import MachineExecutor
 
@@ -259,6 +272,12 @@ class Machine:
         """A new lock as :class:`threading.Lock`, for workers on all hosts (:mod:`megalith.sync`).
 
         This and the next seven raise as :meth:`empty`, and ValueError for numbers that :mod:`threading` refuses.
+
+        >>> with machine(hosts=1, memory_per_host="32M") as m:
+        ...     lock = m.Lock()
+        ...     with lock:
+        ...         print(lock.locked(), lock.acquire(blocking=False))
+        True False
         """
         from megalith import sync
 
@@ -303,7 +322,13 @@ class Machine:
         return sync.make_barrier(self._words, parties, action, timeout)
 
     def Counter(self, value: int = 0) -> sync.Counter:  # noqa: N802
-        """A new number that all add to atomically: ``counter.add(n)``, ``next(counter)``, ``counter.value``."""
+        """A new number that all add to atomically: ``counter.add(n)``, ``next(counter)``, ``counter.value``.
+
+        >>> with machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+        ...     counter = m.Counter()
+        ...     print(sorted(executor.map(next, [counter] * 4)), counter.value)
+        [0, 1, 2, 3] 4
+        """
         from megalith import sync
 
         return sync.make_counter(self._words, value)
@@ -351,6 +376,10 @@ class Machine:
             subprocess.CalledProcessError, subprocess.TimeoutExpired: as :func:`subprocess.run`.
             HostLost, MemoryExhausted: the program was killed for it.
             AgentError: it could not be started; the machine is closed or has ended.
+
+        >>> with machine(hosts=2, memory_per_host="32M") as m:
+        ...     m.run(["tr", "a-z", "A-Z"], input="whole", capture_output=True, text=True).stdout
+        'WHOLE'
         """
         from megalith.programs import run
 
@@ -446,6 +475,12 @@ def machine(*, hosts: int = 1, memory_per_host: str | int | None = None) -> Mach
         SizeError: for a size that is none.
         PermissionMissing: this user may make no userfaultfd.
         AgentError: the agents cannot be started; or arrays of an earlier machine are still referred to.
+
+    >>> with machine(hosts=3, memory_per_host="32M") as m:
+    ...     a = m.zeros(5_000_000)  # 38 MiB: more than any of them has
+    ...     a[:] = 2
+    ...     print(m.hosts, a.sum())
+    ('host1', 'host2', 'host3') 10000000.0
     """
     if not 1 <= hosts <= HOSTS_MAX:
         raise HostsFileError(f"{hosts} hosts on this computer: between 1 and {HOSTS_MAX} are possible")

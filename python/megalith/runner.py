@@ -126,6 +126,10 @@ def run(
 
     Processes that outlive the program are ended only if their parents still live; the command line, which
     has a process of its own, ends them all.
+
+    >>> done = run(["sh", "-c", "exit 3"], hosts=2, memory_per_host="32M")
+    >>> done.returncode, done.report.ended_by
+    (3, 'exit')
     """
     files = {n: fd for n, fd in enumerate((stdin, stdout, stderr)) if fd is not None}
     options = Options(

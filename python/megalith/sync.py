@@ -6,6 +6,19 @@ machine has ended they raise :class:`megalith.AgentError`.
 
 An operation is one or two atomic instructions on a page of its own, which costs no message while the page is on this
 host. Waiting is described at :func:`megalith.words.wait_for`. Nobody is first in line, except in a condition.
+
+>>> import megalith
+>>> def work(lock, sums, counter, ready):
+...     ready.wait()
+...     with lock:
+...         sums[0] += next(counter)
+>>> with megalith.machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+...     lock, sums, counter, ready = m.Lock(), m.zeros(1), m.Counter(), m.Event()
+...     futures = [executor.submit(work, lock, sums, counter, ready) for _ in range(10)]
+...     ready.set()
+...     done = [future.result() for future in futures]
+...     print(sums[0], counter)
+45.0 <megalith.Counter at ...: value=10>
 """
 
 from __future__ import annotations
