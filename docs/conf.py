@@ -24,6 +24,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"Megalith {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
@@ -37,6 +39,15 @@ def _without_links_to_sources(_: Any, page: str, text: list[str]) -> None:
         text[0] = _OUTSIDE.sub(r"\1", text[0])
 
 
+def _without_constructor(_: Any, what: str, name: str, *__: Any) -> tuple[str, None] | None:
+    """Of what a machine makes, and nobody else."""
+    made = name == "megalith.Machine" or name.startswith("megalith.sync.")
+    return ("", None) if what == "class" and made else None
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.connect("source-read", _without_links_to_sources)
+    app.connect("autodoc-process-signature", _without_constructor)
+    # autodoc lists what dir() does: names that are loaded when they are first asked for must be there.
+    vars(megalith).update({name: getattr(megalith, name) for name in megalith.__all__})
