@@ -2,7 +2,7 @@
 
 The Rust half is cargo-deny's matter, by `deny.toml`: licences, sources, what is banned; and RustSec's advisories if
 a copy of them is here (`cargo deny fetch db` makes or renews one, with a network). The Python half is checked in the
-environment that runs this: every requirement of `scripts/requirements.txt` is pinned and installed as pinned, what is
+environment that runs this: each requirement of `scripts` and `docs` is pinned and installed as pinned, what is
 installed fits together, licences are known ones; and PyPA's advisories if a copy of them is here (`advisories.py`).
 What is not checked is said.
 """
@@ -21,9 +21,10 @@ from pathlib import Path
 import advisories
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "scripts" / "requirements.txt"
+REQUIREMENTS = [ROOT / "scripts" / "requirements.txt", ROOT / "docs" / "requirements.txt"]
 LICENSES = {
-    "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense",
+    "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0",
+    "Unlicense",
 }  # fmt: skip
 """SPDX names, and "BSD" as older metadata has it, of what our tools may be under. The wheel has none of them in it."""
 CLASSIFIERS = {
@@ -117,7 +118,7 @@ def needed(roots: list[str]) -> dict[str, Distribution]:
 
 def python() -> list[str]:
     """What is wrong with the Python half's requirements here, a line each."""
-    pinned, wrong = pins(REQUIREMENTS.read_text())
+    pinned, wrong = pins("\n".join(path.read_text() for path in REQUIREMENTS))
     wrong = [f"{line}: not pinned" for line in wrong]
     present = needed(list(pinned))
     for name, version in pinned.items():
