@@ -32,6 +32,8 @@ html_show_sphinx = False
 
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./(?!build/)[^)]*\)")
 
+_COLON = "\ue000"  # A character for private use.
+
 
 def _without_links_to_sources(_: Any, page: str, text: list[str]) -> None:
     """The site has the pages alone: a link to a source file, which a repository shows, is its words here."""
@@ -45,9 +47,22 @@ def _without_constructor(_: Any, what: str, name: str, *__: Any) -> tuple[str, N
     return ("", None) if what == "class" and made else None
 
 
+def _hide_colons(_: Any, what: str, *rest: Any) -> None:
+    """Napoleon takes what stands before a colon for a type, in the first line of an attribute's docstring."""
+    if what in {"attribute", "data", "property"}:
+        rest[-1][:] = [line.replace(": ", _COLON) for line in rest[-1]]
+
+
+def _show_colons(_: Any, *rest: Any) -> None:
+    """The other way round, when Napoleon has been there."""
+    rest[-1][:] = [line.replace(_COLON, ": ") for line in rest[-1]]
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.connect("source-read", _without_links_to_sources)
     app.connect("autodoc-process-signature", _without_constructor)
+    app.connect("autodoc-process-docstring", _hide_colons, priority=400)  # Napoleon's has 500.
+    app.connect("autodoc-process-docstring", _show_colons, priority=600)
     # autodoc lists what dir() does: names that are loaded when they are first asked for must be there.
     vars(megalith).update({name: getattr(megalith, name) for name in megalith.__all__})
