@@ -110,11 +110,17 @@ def deal(extents: list[Extent], count: int, unit: int) -> list[list[Extent]]:
     return parts
 
 
-def within(array: NDArray[Any]) -> Extent:
-    """The whole pages that only this array is in. Raises ValueError for one with gaps, and as :func:`page_extents`."""
+def dense(array: NDArray[Any]) -> Extent:
+    """As :func:`bounds`. Raises ValueError for an array with gaps, and as :func:`page_extents`."""
     page_extents(array)
     first, last = bounds(array)
     if last - first != array.nbytes:
-        raise ValueError("an array with gaps between its elements has no pages to itself")
+        raise ValueError("an array with gaps between its elements cannot be freed in part; free what it is a view of")
+    return first, last
+
+
+def within(array: NDArray[Any]) -> Extent:
+    """The whole pages that only this array is in; an extent of no bytes if there are none. Raises as :func:`dense`."""
+    first, last = dense(array)
     begin = -(-first // PAGE_BYTES) * PAGE_BYTES
     return begin, max(begin, last // PAGE_BYTES * PAGE_BYTES)

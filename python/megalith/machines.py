@@ -181,10 +181,11 @@ class Machine:
 
         Hosts are asked one after the other while the machine goes on: a page that moves meanwhile may be missing.
 
+        >>> import megalith
         >>> with megalith.machine(hosts=2, memory_per_host="32M") as m:
         ...     a = m.full(1 << 20, 1.0)
         ...     m.place(a, "spread")
-        ...     m.locate(a)
+        ...     print(repr(m.locate(a)))
         <Located: host1 4.00 MiB, host2 4.00 MiB>
 
         Raises ValueError for an array that is not in the machine's memory, AgentError if the machine is closed or has
@@ -221,8 +222,8 @@ class Machine:
             self.near.note(extents, host)
 
     def advise(self, array: NDArray[Any], advice: Advice) -> None:
-        """As :manpage:`madvise(2)`: ``"willneed"`` is :meth:`prefetch` without waiting; ``"dontneed"`` frees the whole
-        pages that the array has to itself, which are zeros from then on.
+        """As :manpage:`madvise(2)`: ``"willneed"`` is :meth:`prefetch` without waiting; ``"dontneed"`` makes the array
+        zeros, and frees the pages that it has to itself.
 
         Raises also ValueError for other advice, and for ``"dontneed"`` for a read-only array or one with gaps.
         """

@@ -7,13 +7,14 @@ is what any worker does; so no message between agents is for this alone.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from megalith.arena import REGION_BYTES
 from megalith.exceptions import AgentError
-from megalith.extents import Extent, deal, length, page_extents, split, within
+from megalith.extents import Extent, deal, dense, length, page_extents, split, within
 from megalith.located import Located
 from megalith.machine_workers import OneWorker
 from megalith.shared import SharedSpace
@@ -103,11 +104,16 @@ class Hands:
             case "willneed":
                 self.prefetch(array, None, write=False, wait=False)
             case "dontneed":
-                begin, end = within(array)
                 if not array.flags.writeable:
                     raise ValueError("the array is read-only, and what is not needed becomes zeros")
-                if begin < end:
-                    _answered(SharedSpace.mapped().discard, begin, end - begin)
+                (first, last), (begin, end) = dense(array), within(array)
+                if begin == end:
+                    ctypes.memset(first, 0, last - first)
+                    return
+                _answered(SharedSpace.mapped().discard, begin, end - begin)
+                # What is on pages with others.
+                ctypes.memset(first, 0, begin - first)
+                ctypes.memset(end, 0, last - end)
             case _:
                 raise ValueError(f"{advice!r} is no advice; there are 'willneed' and 'dontneed'")
 

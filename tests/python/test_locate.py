@@ -132,10 +132,16 @@ def test_an_array_lives_until_its_pages_have_come(machine: megalith.Machine) -> 
 def test_what_is_not_needed_is_zeros(machine: megalith.Machine) -> None:
     array = machine.full(2 * MIB + 100, 5, "u1")
     machine.advise(array[10:], "dontneed")
-    assert machine.locate(array).nowhere == 2 * MIB - PAGE_BYTES
-    assert (array[:PAGE_BYTES] == 5).all(), "a page that others are on, too, stays"
-    assert not array[PAGE_BYTES : 2 * MIB].any()
-    assert (array[2 * MIB :] == 5).all()
+    assert machine.locate(array).nowhere == 2 * MIB - PAGE_BYTES, "pages that others are on, too, stay"
+    assert (array[:10] == 5).all(), "what is not in it stays"
+    assert not array[10:].any()
+    array[:] = 6
+    for begin, end in [(100, 200), (PAGE_BYTES - 1, PAGE_BYTES + 1), (9, 9), (5, 3 * PAGE_BYTES)]:
+        machine.advise(array[begin:end], "dontneed")
+        assert not array[begin:end].any()
+        assert (array[end:] == 6).all()
+        assert (array[:begin] == 6).all()
+        array[:] = 6
     machine.advise(array, "willneed")
     read_only = array[:]
     read_only.flags.writeable = False
