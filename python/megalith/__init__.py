@@ -29,6 +29,7 @@ from megalith.exceptions import (
 
 if TYPE_CHECKING:
     from megalith.bars import progress
+    from megalith.current import current_machine
     from megalith.machines import Machine, machine
     from megalith.report import HostFigures, Report
     from megalith.runner import Completed, run
@@ -52,6 +53,7 @@ __all__ = [
     "Report",
     "SizeError",
     "__version__",
+    "current_machine",
     "machine",
     "progress",
     "run",
@@ -63,6 +65,7 @@ _LAZY = {
     "HostFigures": "megalith.report",
     "Machine": "megalith.machines",
     "Report": "megalith.report",
+    "current_machine": "megalith.current",
     "machine": "megalith.machines",
     "progress": "megalith.bars",
     "run": "megalith.runner",

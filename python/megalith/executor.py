@@ -21,6 +21,7 @@ from megalith.chunks import chunked, flattened, run_chunk
 from megalith.here import Here
 from megalith.pickling import Reducer, dumps
 from megalith.pool import Handed, Locality, Pool, close_all
+from megalith.references import Noting
 from megalith.seats import Launcher, Seat
 
 __all__ = ["Executor", "Launcher", "Locality", "Seat", "WorkerLost"]
@@ -86,10 +87,13 @@ class Executor(futures.Executor):
             if max_tasks_per_child < 1:
                 raise ValueError("max_tasks_per_child must be >= 1")
         reducers = dict(reducers or {})
+        with Noting() as needed:
+            pickled = dumps((initializer, initargs), reducers)
         self._pool = Pool(
             places(hosts, max_workers),
             launcher or Here(),
-            dumps((initializer, initargs), reducers),
+            pickled,
+            needed,
             max_tasks_per_child,
             locality,
             reducers,

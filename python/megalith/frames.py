@@ -66,6 +66,18 @@ class Kind(enum.IntEnum):
     """``>`` No more tasks will come."""
     GREETED = 11
     """``<`` The worker is of the same versions; now its initializer runs."""
+    LENT = 12
+    """``>`` The arrays' numbers in the task of that number, which comes next (:mod:`megalith.references`)."""
+    HOLDING = 13
+    """``<`` Numbers of arrays that this worker keeps from now on; numbers of those that it has let go of."""
+    HOLD = 14
+    """``<`` The number of an array that came otherwise than with a task: is it there, and may we keep it?"""
+    ALLOCATE = 15
+    """``<`` A length in bytes: a new array is wanted."""
+    GRANTED = 16
+    """``>`` Address, length and number of what ``HOLD`` or ``ALLOCATE`` asked for; the worker keeps it."""
+    DENIED = 17
+    """``>`` One line: why not."""
 
 
 class Frame(NamedTuple):
@@ -78,7 +90,7 @@ class Frame(NamedTuple):
 
 
 def pack_numbers(numbers: Iterable[int]) -> bytes:
-    """Task numbers as a part.
+    """Numbers, of tasks for one, as a part.
 
     >>> unpack_numbers(pack_numbers([3, 4]))
     (3, 4)
@@ -88,9 +100,9 @@ def pack_numbers(numbers: Iterable[int]) -> bytes:
 
 
 def unpack_numbers(part: bytes | bytearray) -> tuple[int, ...]:
-    """The task numbers of a part. Raises ``ProtocolError`` if it is none of whole numbers."""
+    """The numbers of a part. Raises ``ProtocolError`` if it is none of whole numbers."""
     if len(part) % 8:
-        raise ProtocolError(f"a list of task numbers has {len(part)} bytes")
+        raise ProtocolError(f"a list of numbers has {len(part)} bytes")
     return struct.unpack(f"<{len(part) // 8}Q", part)
 
 

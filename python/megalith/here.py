@@ -55,6 +55,7 @@ class ProcessSeat:
         self.stream = stream
         self.host = host
         self.description = f"process {process.pid}"
+        self.references = None
         self.sentinel = os.pidfd_open(process.pid)
         self._process = process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 from megalith.arrays import by_address
 from megalith.executor import Executor, Locality
 from megalith.pickling import Reducer
+from megalith.references import Holder
 
 if TYPE_CHECKING:
     from megalith.machines import Machine
@@ -45,20 +47,14 @@ class MachineExecutor(Executor):
         machine.executors.add(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As :meth:`Executor.submit`. Arrays of the machine among the arguments are kept until the task is done."""
-        kept: list[object] = [fn, args, kwargs]
+        """As :meth:`Executor.submit`."""
         waiting = self._near.begin(args, kwargs)
         try:
             future = super().submit(fn, *args, **kwargs)
         except BaseException:
             self._near.end(waiting)
             raise
-
-        def done(_: Future[T]) -> None:
-            kept.clear()
-            self._near.end(waiting)
-
-        future.add_done_callback(done)
+        future.add_done_callback(lambda _: self._near.end(waiting))
         return future
 
 
@@ -93,7 +89,7 @@ class _Launcher:
         self._machine = machine
 
     def start(self, host: str) -> _Seat:
-        return _Seat(self._machine.start_worker(host), host)
+        return _Seat(self._machine.start_worker(host), host, self._machine.references.holder(f"a worker on {host}"))
 
 
 @final
@@ -102,18 +98,36 @@ class _Seat:
 
     sentinel = None
 
-    def __init__(self, stream: socket.socket, host: str) -> None:
+    def __init__(self, stream: socket.socket, host: str, references: Holder) -> None:
         self.stream = stream
         self.host = host
         self.description = "worker"
+        self.references = references
+        self._rest: socket.socket | None = None
+        """The other direction of its stream, once it was told to end by the end of ours."""
 
     def kill(self) -> None:
         # A worker whose executor is gone ends at once; one that cannot, with the machine.
         with suppress(OSError):
-            self.stream.shutdown(socket.SHUT_RDWR)
+            if self._rest is None:
+                self._rest = self.stream.dup()
+            self._rest.shutdown(socket.SHUT_WR)
 
     def ending(self, timeout_s: float) -> str | None:
         return None
 
     def close(self) -> None:
-        pass
+        if self._rest is None:
+            self.references.drop()
+            return
+        # Until it has ended it may write into its arrays, so they are not given to others.
+        arguments = (self._rest, self.references)
+        threading.Thread(target=_drop_at_end, args=arguments, name="megalith-worker-end", daemon=True).start()
+
+
+def _drop_at_end(rest: socket.socket, references: Holder) -> None:
+    with rest, suppress(OSError):
+        rest.setblocking(True)
+        while rest.recv(1 << 16):
+            pass
+    references.drop()

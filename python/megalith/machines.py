@@ -17,10 +17,12 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
+from megalith import making
 from megalith.available import local_budget
 from megalith.control import Closed, Control, Ended, Full, Lost, Status
 from megalith.exceptions import AgentError, HostsFileError, MegalithError
 from megalith.hostsfile import HOSTS_MAX, Host
+from megalith.leaks import report
 from megalith.local import LocalHosts
 from megalith.memory import Memory
 from megalith.near import Near
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
     import subprocess
     from concurrent.futures import Future
 
-    import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from megalith import sync
+    from megalith.arrays import Block
     from megalith.executor import Executor, Locality
     from megalith.located import Located
     from megalith.placement import Threads
     from megalith.placing import Advice
+    from megalith.references import References
     from megalith.report import HostFigures
 
 HEARTBEAT_S: Final = 0.5
@@ -73,6 +76,7 @@ class Machine:
         self._hands = Hands(self)
         self.near = Near()
         """Where tasks have used arrays."""
+        self._exiting = False
         self.executors: weakref.WeakSet[Executor] = weakref.WeakSet()
         """Those that have workers of this machine, which end with it."""
         self.joblib_crew: object = None
@@ -80,6 +84,7 @@ class Machine:
         self._listener = threading.Thread(target=self._listen, name="megalith machine", daemon=True)
         self._listener.start()
         atexit.register(self.close)
+        atexit.register(self._exit)  # Goes before.
         _opened.add(self)
 
     def __enter__(self) -> Self:
@@ -129,7 +134,8 @@ class Machine:
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
         """A new array in the machine's memory, in C order; its elements are zeros, as it happens.
 
-        It is freed on all hosts when the last reference in this process has gone. ``dtype`` holds no Python objects.
+        It is freed on all hosts when the last reference has gone, here and in workers. ``dtype`` holds no Python
+        objects.
 
         Raises:
             ImportError: numpy is not installed.
@@ -137,20 +143,7 @@ class Machine:
             MemoryError: the addresses are used up. That the *memory* is shows when it is touched (docs/python.md).
             AgentError: the machine is closed, or has ended.
         """
-        numpy = _numpy()
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"an array of {kind} holds Python objects, which live in one process alone")
-        self._check()
-        dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(extent < 0 for extent in dimensions):
-            raise ValueError(f"negative dimensions are not allowed: {dimensions}")
-        length = kind.itemsize
-        for extent in dimensions:
-            length *= extent
-        raw: NDArray[np.uint8] = numpy.asarray(self._memory.block(length))
-        array: NDArray[Any] = numpy.ndarray(dimensions, kind, buffer=raw)
-        return array
+        return making.empty(self._allocate, shape, dtype)
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
         """As :meth:`empty`: memory that nobody has touched is zeros, and takes no room."""
@@ -164,17 +157,11 @@ class Machine:
         [[7 7 7]
          [7 7 7]]
         """
-        kind = _numpy().asarray(fill_value).dtype if dtype is None else dtype
-        array = self.empty(shape, kind)
-        array[...] = fill_value
-        return array
+        return making.full(self._allocate, shape, fill_value, dtype)
 
     def array(self, source: ArrayLike, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """A copy of an array, or of what can be made one, in the machine's memory; raises as :meth:`empty`."""
-        found = _numpy().asarray(source, dtype)
-        array = self.empty(found.shape, found.dtype)
-        array[...] = found
-        return array
+        return making.copy(self._allocate, source, dtype)
 
     def locate(self, array: NDArray[Any]) -> Located:
         """Which host has which page of an array of this machine, or of a view of one. Nothing moves for it.
@@ -242,9 +229,10 @@ class Machine:
         """A :class:`concurrent.futures.Executor` with workers on all hosts; see :class:`megalith.executor.Executor`.
 
         ``max_workers`` is as many as the hosts have CPUs where not said. Arrays of the machine, and views of them,
-        travel as addresses, in arguments and results: every worker writes the same bytes. A task goes where the arrays
-        among its arguments were used last, or placed (:mod:`megalith.near`), unless ``locality`` says otherwise. Arrays
-        of a task live until it is done; a worker must not keep them for longer than somebody here does.
+        travel as addresses, in arguments and results: every worker writes the same bytes. They live as long as anybody
+        has them, here or in a worker; a task makes new ones with :func:`megalith.current_machine`. A task goes where
+        the arrays among its arguments were used last, or placed (:mod:`megalith.near`), unless ``locality`` says
+        otherwise.
 
         Raises AgentError if the machine is closed or has ended, and as :class:`megalith.executor.Executor`.
 
@@ -404,21 +392,39 @@ class Machine:
         return self._space.start_worker(host)
 
     def close(self) -> None:
-        """Ends the machine, once. Arrays that are still referred to cannot be touched any more: that is SIGBUS."""
+        """Ends the machine, once. Arrays that are still referred to cannot be touched any more: that is SIGBUS.
+
+        If there are any, a ResourceWarning says how many and where they were made; not at the interpreter's exit.
+        """
         if self._closed:
             return
         self._closed = True
         _opened.discard(self)
         atexit.unregister(self.close)
+        atexit.unregister(self._exit)
         for executor in list(self.executors):
             executor.kill_workers()
         try:
             self._control.close()
             self._listener.join(CLOSE_TIMEOUT_S)
         finally:
-            self._memory.closing = True
-            self._memory.release()
+            self._memory.end()
             self._stack.close()
+        if not self._exiting:
+            report(self._memory.blocks)
+
+    @property
+    def references(self) -> References:
+        """What its workers refer to."""
+        return self._memory.references
+
+    def _exit(self) -> None:
+        """At the interpreter's exit, where whatever is global still refers to arrays."""
+        self._exiting = True
+
+    def _allocate(self, length: int) -> Block:
+        self._check()
+        return self._memory.block(length)
 
     def _check(self) -> None:
         if self._closed:
@@ -512,11 +518,3 @@ def _close_quietly(control: Control) -> None:
     """If the machine was not closed in order, it is now."""
     with suppress(MegalithError):
         control.close()
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        raise ImportError("arrays need numpy, which is not installed here: pip install numpy") from None
-    return numpy

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections import deque
 from typing import Any, final
 
 from megalith.arena import Arena, whole_pages
-from megalith.arrays import Block, give_out
+from megalith.arrays import Block, find, give_out
+from megalith.references import References
 from megalith.shared import SharedSpace
 
 
@@ -24,6 +26,8 @@ class Memory:
         """Ranges that are free. A finalizer may run in the middle of anything, even :meth:`block`: it takes no lock."""
         self._blocks: set[weakref.finalize[..., Any]] = set()
         self.closing = False
+        self.references = References(self.block, find)
+        """Those that workers hold."""
 
     @property
     def count(self) -> int:
@@ -55,6 +59,20 @@ class Memory:
                 self.release()
             return
         self._returned.append((address, size))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those in use."""
+        return [found[0] for finalizer in tuple(self._blocks) if (found := finalizer.peek()) is not None]
+
+    def end(self) -> None:
+        """The machine has ended, and its workers."""
+        self.references.drop()
+        if self.count:
+            # Those that only a cycle refers to, such as a traceback's.
+            gc.collect()
+        self.closing = True
+        self.release()
 
     def release(self) -> None:
         """Gives the addresses back once no array is left that points there."""

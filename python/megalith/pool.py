@@ -38,6 +38,7 @@ from megalith.exceptions import ProtocolError
 from megalith.frames import Frame, FrameReader, FrameWriter, Kind, unpack_numbers
 from megalith.handshake import hello
 from megalith.pickling import Pickled, Reducer, dumps, loads
+from megalith.references import Noting
 from megalith.seats import Launcher, Seat
 
 AHEAD_S: Final = 0.005
@@ -98,6 +99,10 @@ class Task:
     begun: bool = False
     """Its future is running: it has been handed to a worker, be it that it was given back."""
 
+    def forget(self) -> None:
+        """Lets go of the arguments: who sees the future done need not wait for our thread to do so."""
+        self.fn, self.args, self.kwargs = _forgotten, (), {}
+
     @property
     def name(self) -> str:
         """Of what it calls, for people."""
@@ -105,6 +110,10 @@ class Task:
         while isinstance(fn, partial):
             fn = fn.args[0] if fn.func is run_chunk else fn.func
         return getattr(fn, "__qualname__", None) or repr(fn)
+
+
+def _forgotten() -> None:
+    """What a task calls that is done."""
 
 
 @final
@@ -115,6 +124,7 @@ class Worker:
         self.seat = seat
         self.reader = FrameReader(seat.stream)
         self.writer = FrameWriter(seat.stream)
+        self.references = seat.references
         self.outstanding: dict[int, Task] = {}
         """What it was handed and has not answered; it runs the oldest."""
         self.taken = 0
@@ -132,6 +142,11 @@ class Worker:
     def __str__(self) -> str:
         return f"the worker on host {self.seat.host} ({self.seat.description})"
 
+    def returned(self, task: int) -> None:
+        """It has nothing of that task's any more, other than what it has told."""
+        if self.references is not None:
+            self.references.returned(task)
+
 
 @final
 class Pool:
@@ -142,6 +157,7 @@ class Pool:
         places: Sequence[str],
         launcher: Launcher,
         initializer: Pickled,
+        needed: Sequence[object],
         tasks_per_worker_max: int | None,
         locality: Locality | None,
         reducers: Mapping[type, Reducer],
@@ -163,6 +179,8 @@ class Pool:
 
         self._launcher = launcher
         self._initializer = initializer
+        self._needed = needed
+        """What the initializer refers to by address: kept for workers that are yet to start."""
         self._tasks_per_worker_max = tasks_per_worker_max
         self._locality = locality
         self._handed = handed
@@ -214,6 +232,7 @@ class Pool:
     def kill(self) -> None:
         """Ends the workers at once, in the middle of their tasks; what is not done then is broken."""
         self._killing = True
+        self._needed = ()
         self.close()
 
     def join(self) -> None:
@@ -261,6 +280,7 @@ class Pool:
         finally:
             self._selector.close()
             self._selector = self._bell = None
+            self._needed = ()
             self._ended.set()
 
     def _serve(self) -> None:
@@ -355,11 +375,15 @@ class Pool:
             return False
         task.begun = True
         try:
-            pickled = dumps((task.fn, task.args, task.kwargs), self._reducers)
+            with Noting() as blocks:
+                pickled = dumps((task.fn, task.args, task.kwargs), self._reducers)
+            if blocks and worker.references is not None:
+                worker.writer.put(Kind.LENT, worker.references.lend(task.number, blocks), number=task.number)
             worker.writer.put(Kind.TASK, pickled.body, *pickled.buffers, number=task.number)
             if self._handed is not None:
                 self._handed(task.args, task.kwargs, worker.seat.host)
         except BaseException as error:  # Whatever a __reduce__ of the user's raises.
+            worker.returned(task.number)
             _settle(task.future, error=error)
             return False
         if not worker.outstanding:
@@ -534,7 +558,13 @@ class Pool:
             worker.asked_back = False
             for number in unpack_numbers(frame.parts[0]):
                 self._backlog.put_back(_popped(worker, number))
+                worker.returned(number)
                 worker.taken -= 1
+        elif frame.kind in {Kind.HOLDING, Kind.HOLD, Kind.ALLOCATE} and worker.references is not None:
+            reply = worker.references.hear(frame)
+            if reply is not None:
+                worker.writer.put(reply.kind, reply.part, number=reply.number)
+                self._send(worker)
         elif frame.kind is Kind.REFUSED and frame.parts:
             raise WorkerLost(f"{worker} refuses to serve: {frame.parts[0].decode(errors='replace')}")
         elif frame.kind is Kind.FAILED and frame.parts:
@@ -560,9 +590,13 @@ class Pool:
             what = "exception" if failed else "result"
             why = UnpicklingError(f"the {what} of {task.name} cannot be unpickled: {error!r}")
             why.__cause__ = _remote(trace) if failed else error
+            task.forget()
+            worker.returned(frame.number)
             _settle(task.future, error=why)
             return
         frame.parts.clear()
+        task.forget()
+        worker.returned(frame.number)
         if failed:
             value.__cause__ = _remote(trace)
             _settle(task.future, error=value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
+from megalith.references import Holder
+
 
 class Seat(Protocol):
     """A started worker, as its executor sees it. The end of its stream is what counts as the worker's end."""
@@ -30,6 +32,11 @@ class Seat(Protocol):
 
         It tells of the end even while a child of the worker holds the stream open.
         """
+        ...
+
+    @property
+    def references(self) -> Holder | None:
+        """What it refers to of a machine's arrays; ``None`` where workers have no machine. The seat drops it."""
         ...
 
     def kill(self) -> None:

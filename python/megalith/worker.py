@@ -1,13 +1,15 @@
 """A worker: ``python -m megalith.worker --fd N`` runs tasks that come over the stream with descriptor N.
 
 Its main thread runs them, one after the other, and sends each result as soon as it is there. A second thread reads the
-stream, so that tasks which have not begun can be given back while one runs, and so that it is known when the executor
-is gone: then the worker ends at once, in the middle of a task too.
+stream, so that tasks which have not begun can be given back while one runs, that home's answers are heard
+(:mod:`megalith.link`), and so that it is known when the executor is gone: then the worker ends at once, in the middle
+of a task too.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import pickle
 import queue
@@ -20,14 +22,18 @@ from collections.abc import Iterator, Sequence
 from typing import Final, final
 
 from megalith.exceptions import ProtocolError
-from megalith.frames import Frame, FrameReader, FrameWriter, Kind, pack_numbers
+from megalith.frames import Frame, FrameReader, Kind, pack_numbers
 from megalith.handshake import disagreement, import_path, understand
+from megalith.link import Link, Part, set_current
 from megalith.pickling import Pickled, dumps, loads
+from megalith.references import Noting
 
 _REFUSED: Final = 3
 """Exit status of a worker that is of another version, or whose initializer raised."""
 _LOST: Final = 4
 """Of one whose executor went away, or said what is no word of the protocol."""
+_IDLE_S: Final = 0.5
+"""A worker that keeps arrays and has had nothing to do for so long looks for those that only cycles refer to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +57,7 @@ class Worker:
 
     def __init__(self, stream: socket.socket) -> None:
         self._frames = _frames(stream)
-        self._writer = FrameWriter(stream)
-        self._writing = threading.Lock()
+        self._link = Link(stream)
         self._tasks: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
 
     def serve(self) -> int:
@@ -60,8 +65,7 @@ class Worker:
         try:
             if not self._greet():
                 return _REFUSED
-            threading.Thread(target=self._listen, name="megalith-worker", daemon=True).start()
-            while (task := self._tasks.get()) is not None:
+            while (task := self._next()) is not None:
                 self._run(task)
                 del task
         except (EOFError, ConnectionError):
@@ -79,31 +83,38 @@ class Worker:
             raise ProtocolError(f"the executor begins with {first.kind.name}")
         said = understand(first.parts[0])
         if (why := disagreement(said["versions"])) is not None:
-            self._send(Kind.REFUSED, why.encode())
+            self._link.send(Kind.REFUSED, why.encode())
             return False
-        self._send(Kind.GREETED)
+        self._link.send(Kind.GREETED)
         sys.path[:] = import_path(said["path"])
+        set_current(self._link)
+        # Before the initializer, which may have arrays to ask for.
+        threading.Thread(target=self._listen, name="megalith-worker", daemon=True).start()
         try:
             initializer, initargs = loads(first.parts[1:])
             if initializer is not None:
                 initializer(*initargs)
         except BaseException as error:
-            self._send(Kind.FAILED, _trace(error).encode(errors="replace"))
+            self._link.send(Kind.FAILED, _trace(error).encode(errors="replace"))
             return False
-        self._send(Kind.READY)
+        self._link.send(Kind.READY)
         return True
 
     def _listen(self) -> None:
         """The second thread."""
+        self._link.listen_here()
         try:
             for frame in self._frames:
                 if frame.kind is Kind.TASK:
                     self._tasks.put(frame)
+                elif frame.kind is Kind.LENT:
+                    self._link.lend(frame)
+                elif frame.kind in {Kind.GRANTED, Kind.DENIED}:
+                    self._link.answered(frame)
                 elif frame.kind is Kind.GIVE_BACK:
-                    self._send(Kind.GIVEN_BACK, pack_numbers(self._not_begun()))
+                    self._link.send(Kind.GIVEN_BACK, pack_numbers(self._not_begun()))
                 elif frame.kind is Kind.END:
                     self._tasks.put(None)
-                    return
                 else:
                     raise ProtocolError(f"an executor does not say {frame.kind.name}")
         except ProtocolError as error:
@@ -119,37 +130,40 @@ class Worker:
             except queue.Empty:
                 return
             assert task is not None, "END comes last"
+            self._link.forget(task.number)
             yield task.number
+
+    def _next(self) -> Frame | None:
+        if self._link.holds:
+            try:
+                return self._tasks.get(timeout=_IDLE_S)
+            except queue.Empty:
+                gc.collect()
+        return self._tasks.get()
 
     def _run(self, task: Frame) -> None:
         began = time.perf_counter_ns()
+        noting = Noting()
+        kind, parts = self._call(task, noting)
+        # What the task has not kept is gone.
+        took = time.perf_counter_ns() - began
+        self._link.answer(kind, *parts, blocks=noting.blocks, number=task.number, nanoseconds=took)
+
+    def _call(self, task: Frame, noting: Noting) -> tuple[Kind, list[Part]]:
         try:
-            fn, args, kwargs = loads(task.parts)
+            with self._link.arriving(task.number):
+                fn, args, kwargs = loads(task.parts)
             # The task may change or keep what came: nothing here does.
             task.parts.clear()
-            pickled = dumps(fn(*args, **kwargs))
+            result = fn(*args, **kwargs)
+            with noting:
+                pickled = dumps(result)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's, too.
             text = _trace(error)
-            pickled = _pickled_error(error)
-            parts: list[bytes | memoryview | Sequence[bytes | memoryview]] = [text.encode(errors="replace")]
-            kind = Kind.ERROR
-        else:
-            kind, parts = Kind.RESULT, []
-        self._send(
-            kind, *parts, pickled.body, *pickled.buffers,
-            number=task.number, nanoseconds=time.perf_counter_ns() - began,
-        )  # fmt: skip
-
-    def _send(
-        self,
-        kind: Kind,
-        *parts: bytes | memoryview | Sequence[bytes | memoryview],
-        number: int = 0,
-        nanoseconds: int = 0,
-    ) -> None:
-        with self._writing:
-            self._writer.put(kind, *parts, number=number, nanoseconds=nanoseconds)
-            self._writer.send()
+            with noting:
+                pickled = _pickled_error(error)
+            return Kind.ERROR, [text.encode(errors="replace"), pickled.body, *pickled.buffers]
+        return Kind.RESULT, [pickled.body, *pickled.buffers]
 
 
 def _frames(stream: socket.socket) -> Iterator[Frame]:

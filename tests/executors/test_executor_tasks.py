@@ -346,6 +346,7 @@ class Remote:
     host = "far"
     description = "somewhere"
     sentinel = None
+    references = None
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ numpy = pytest.importorskip("numpy")
 
 MIB = 1 << 20
 HOSTS = 3
-_kept: list[Any] = []
 
 
 @pytest.fixture
@@ -41,14 +39,6 @@ def fill(part: Any, seed: int) -> int:
 def add_one(numbers: Any) -> Any:
     numbers += 1
     return numbers[::-2]
-
-
-def keep(array: Any) -> None:
-    _kept.append(array)
-
-
-def give_back(_: int) -> Any:
-    return _kept.pop()
 
 
 def test_workers_fill_what_no_host_could_hold(machine: megalith.Machine) -> None:
@@ -88,18 +78,6 @@ def test_a_task_keeps_its_arrays(machine: megalith.Machine) -> None:
         futures = [executor.submit(add_one, machine.zeros(1000)) for _ in range(20)]
         gc.collect()
         assert all(future.result(timeout=60).tolist() == [1.0] * 500 for future in futures)
-
-
-def test_what_was_freed_at_home_does_not_come_back(machine: megalith.Machine) -> None:
-    array = machine.zeros(10)
-    with machine.executor(1) as executor:
-        executor.submit(keep, array).result(timeout=60)
-        del array
-        gc.collect()
-        another = machine.zeros(10)
-        with pytest.raises(pickle.UnpicklingError, match="has been freed"):
-            executor.submit(give_back, 0).result(timeout=60)
-        assert not another.any()
 
 
 def test_a_worker_that_dies_breaks_the_executor_alone(machine: megalith.Machine) -> None:
