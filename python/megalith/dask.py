@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,11 +27,13 @@ try:
     from distributed import Scheduler, Worker
     from distributed.core import Status
     from distributed.deploy.spec import ProcessInterface, SpecCluster
+    from distributed.diagnostics.plugin import SchedulerPlugin
 except ImportError:
     raise ImportError(
         "a Dask cluster needs distributed, which is not installed here: pip install distributed"
     ) from None
 
+from megalith import dask_letters
 from megalith.dask_arrays import travel_as_addresses
 from megalith.machine_workers import OneWorker, cpus
 from megalith.machines import opened
@@ -58,7 +60,8 @@ class MegalithCluster(SpecCluster):  # type: ignore[misc]  # distributed has no 
     Connections are in the clear unless ``security`` says otherwise.
 
     A task that writes into its arguments needs ``client.submit(…, pure=False)``: Dask takes one that it has seen with
-    equal arguments for done. An array must be referred to here as long as tasks use it.
+    equal arguments for done. Arrays live as long as anybody has them: this process, a worker, or Dask for a task or a
+    future. In a task, :func:`megalith.current_machine` makes new ones.
 
     Raises ImportError if distributed is not installed, AgentError if no machine is open or its workers cannot be
     started.
@@ -97,6 +100,7 @@ class MegalithCluster(SpecCluster):  # type: ignore[misc]  # distributed has no 
                 "dashboard_address": f"{address}:0",
                 "local_directory": self._scratch.name,
                 "security": options.get("security"),
+                "plugins": [_NoLog()],
             },
         }
         options.setdefault("silence_logs", logging.WARNING)
@@ -110,7 +114,16 @@ class MegalithCluster(SpecCluster):  # type: ignore[misc]  # distributed has no 
 
     async def _close(self) -> None:
         await super()._close()
+        dask_letters.discard_all()
         self._scratch.cleanup()
+
+
+@final
+class _NoLog(SchedulerPlugin):  # type: ignore[misc]  # distributed has no types.
+    """The scheduler keeps the last thousand messages to each worker, for people, and with them the tasks' arrays."""
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:
+        scheduler.stream_comms[worker].recent_message_log = deque(maxlen=0)
 
 
 @final

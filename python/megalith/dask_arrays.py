@@ -4,6 +4,9 @@ Dask has two ways. Data that it moves between processes goes through functions r
 ours stands. Functions and arguments go through the standard pickle, which asks nobody: there the module that
 ``distributed.protocol.pickle`` calls is replaced by one that does the same with a dispatch table of its own. Arrays
 that are not the machine's are passed as ever, and pickles that Dask does not make are untouched.
+
+Who has the arrays meanwhile: Dask keeps data until whoever it is moved to has it, and its scheduler, which is at home,
+keeps what tasks refer to. Graphs on their way to it are letters (:mod:`megalith.dask_letters`).
 """
 
 from __future__ import annotations
@@ -12,18 +15,22 @@ import copyreg
 import functools
 import io
 import pickle
+import threading
 from collections import ChainMap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy
+from dask._expr import Expr
 from distributed.protocol import pickle as dask_pickle
 from distributed.protocol.numpy import deserialize_numpy_ndarray, serialize_numpy_ndarray
 from distributed.protocol.serialize import dask_deserialize, dask_serialize, deserialize, serialize
 
+from megalith import dask_letters
 from megalith.arrays import by_address
 from megalith.exceptions import AgentError
+from megalith.references import Noting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,30 +104,47 @@ class _With:
         return getattr(self._module, name)
 
 
-def _reducer(protocol: int) -> Callable[[NDArray[Any]], Any]:
+def _reducer(protocol: int, letter: int | None) -> Callable[[NDArray[Any]], Any]:
     def reduce(array: NDArray[Any]) -> Any:
         reduced = by_address(array)
-        return array.__reduce_ex__(protocol) if reduced is NotImplemented else reduced
+        if reduced is NotImplemented:
+            return array.__reduce_ex__(protocol)
+        return reduced if letter is None else (dask_letters.opened, (letter, *reduced))
 
     return reduce
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, protocol: int, **options: Any) -> None:
+    def __init__(self, file: io.BytesIO, protocol: int, letter: int | None, **options: Any) -> None:
         others: Any = copyreg.dispatch_table
-        self.dispatch_table = ChainMap({numpy.ndarray: _reducer(protocol)}, others)
+        self.dispatch_table = ChainMap({numpy.ndarray: _reducer(protocol, letter)}, others)
         super().__init__(file, protocol, **options)
 
 
 class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # It has no types.
-    def __init__(self, file: io.BytesIO, protocol: int, **options: Any) -> None:
+    def __init__(self, file: io.BytesIO, protocol: int, letter: int | None, **options: Any) -> None:
         # Where there is one in the class, it is looked up when the pickler is made.
-        self.dispatch_table = ChainMap({numpy.ndarray: _reducer(protocol)}, cloudpickle.Pickler.dispatch_table)
+        ours = {numpy.ndarray: _reducer(protocol, letter)}
+        self.dispatch_table = ChainMap(ours, cloudpickle.Pickler.dispatch_table)
         super().__init__(file, protocol, **options)
 
 
 def _dumps(pickler: type[Any], obj: object, protocol: int | None = None, **options: Any) -> bytes:
     """As :func:`pickle.dumps`."""
     file = io.BytesIO()
-    pickler(file, pickle.DEFAULT_PROTOCOL if protocol is None else protocol, **options).dump(obj)
+    letter = dask_letters.write() if isinstance(obj, Expr) else None
+    # Dask tries the standard pickle first, and does not send that if cloudpickle's is needed after all.
+    first, _latest.letter = getattr(_latest, "letter", None), None
+    with Noting() as blocks:
+        pickler(file, pickle.DEFAULT_PROTOCOL if protocol is None else protocol, letter, **options).dump(obj)
+    if letter is not None:
+        if pickler is _CloudPickler and first is not None:
+            dask_letters.discard(first)
+        if pickler is _Pickler:
+            _latest.letter = letter
+        dask_letters.post(letter, blocks)
     return file.getvalue()
+
+
+_latest = threading.local()
+"""The letter that this thread has just pickled as the standard pickle does it, and nothing since."""

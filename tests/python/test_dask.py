@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def every_other(array: Any) -> Any:
     return array[::2]
 
 
+def make(value: int) -> Any:
+    return megalith.current_machine().full(1000, value)
+
+
+def make_sum(array: Any) -> float:
+    return float(array.sum())
+
+
 def place(array: Any) -> int:
     found: int = array.__array_interface__["data"][0]
     return found
@@ -74,6 +83,35 @@ def test_data_and_results_go_by_address(machine: megalith.Machine, client: Any) 
     found = half.result()
     found[1] = 7
     assert array[2] == 7
+
+
+def none_left(machine: megalith.Machine) -> None:
+    deadline = time.monotonic() + 60
+    while (gc.collect() or True) and machine._memory.count:
+        assert time.monotonic() < deadline, f"{machine!r}: somebody still has them"
+        time.sleep(0.05)
+
+
+def test_arrays_live_as_long_as_dask_has_them(machine: megalith.Machine, client: Any) -> None:
+    giver, taker = list(client.scheduler_info()["workers"])[:2]
+    none_left(machine)
+    made = client.submit(make, 3, workers=[giver])
+    assert client.submit(every_other, made, workers=[taker]).result().sum() == 1500, "from worker to worker"
+    found = made.result()
+    del made
+    gc.collect()
+    assert found.sum() == 3000, "home has it"
+    del found
+    none_left(machine)
+
+
+def test_arrays_that_only_a_task_has(machine: megalith.Machine, client: Any) -> None:
+    none_left(machine)
+    named = [client.submit(make_sum, machine.full(1000, value), pure=False) for value in range(20)]
+    nameless = client.map(lambda array: float(array.sum()), [machine.full(1000, value) for value in range(20)])
+    assert client.gather(named) == client.gather(nameless) == [1000.0 * value for value in range(20)]
+    del named, nameless
+    none_left(machine)
 
 
 def test_other_arrays_go_as_ever(client: Any) -> None:
