@@ -49,12 +49,14 @@ pub enum Bug {
     OthersNotWoken,
     /// A process that does not see a page yet is shown it to be written, whatever the host may.
     ShowWritable,
+    /// A process is shown pages that are on their way out, which stay on it.
+    ShowLeaving,
 }
 
 #[cfg(feature = "sim")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 24] = [
         Bug::PackBeforeProtect,
         Bug::CallBackIgnored,
         Bug::CopyWhileWritten,
@@ -78,11 +80,12 @@ impl Bug {
         Bug::ProtectOne,
         Bug::OthersNotWoken,
         Bug::ShowWritable,
+        Bug::ShowLeaving,
     ];
 }
 
 #[cfg(feature = "sim")]
-const _: () = assert!(Bug::ALL.len() == Bug::ShowWritable as usize + 1, "a bug is not in the list");
+const _: () = assert!(Bug::ALL.len() == Bug::ShowLeaving as usize + 1, "a bug is not in the list");
 
 /// The bug planted in a host; never any outside simulations.
 #[derive(Clone, Copy, Default, Debug)]

@@ -22,7 +22,7 @@ use crate::ids::{SpaceId, address, offset};
 use crate::packed::{PAGE, Packed, Packer, Packing};
 use crate::slab::Slab;
 use crate::space::{Backings, Reads, Source, SpaceMemory};
-use crate::table::{Entry, Place, Table};
+use crate::table::{Entry, Place, REGION_PAGES, Table};
 use crate::uffd::{ClientId, Mapped, Uffd};
 
 /// How often a mapping call is tried again while the client's address space changes.
@@ -335,18 +335,35 @@ impl Pager {
         }
     }
 
-    /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits there.
-    pub fn show(&mut self, page: PageId, writable: bool, client: ClientId) {
+    /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits there. It is shown those
+    /// after it, too, that are in the memfd and `alike` (to be written or not, as the page), as many as it will want next.
+    pub fn show(&mut self, page: PageId, writable: bool, client: ClientId, alike: impl Fn(PageId) -> bool) {
         self.call_back(page);
-        if let Some(memory) = self.space(SpaceId::of(page)) {
-            memory.each_client(Some(client), |client| {
+        let Some(memory) = self.space(SpaceId::of(page)) else { return };
+        let may_be_shown = |page: PageId| {
+            let place = self.table.get(page).place;
+            // Who writes a page that is on its way out must call it back; who merely walks by leaves it there.
+            (place == Place::Mapped || place == Place::Evicting && self.planted.has(Bug::ShowLeaving))
+                && alike(page)
+        };
+        memory.each_client(Some(client), |client| {
+            let window = client.window(page, REGION_PAGES - page.0 % REGION_PAGES);
+            let pages = 1 + (1..window).take_while(|&i| may_be_shown(offset(page, i))).count() as u64;
+            let mut shown = client.continue_(address(page), pages, !writable);
+            if shown == Mapped::Unmapped && pages > 1 {
+                // Some of them lie outside the client's mapping.
+                shown = client.continue_(address(page), 1, !writable);
+            }
+            match shown {
+                // What stopped it, if anything did, is found when the client comes there.
+                Mapped::All | Mapped::Again { pages: 1.. } | Mapped::Exists { pages: 1.. } => {}
                 // EEXIST: it was mapped meanwhile. The protection must still be what the protocol says.
-                if client.continue_(address(page), !writable) != Mapped::All {
+                _ => {
                     let _ = client.write_protect(address(page), 1, !writable);
+                    client.wake(address(page), 1);
                 }
-                client.wake(address(page), 1);
-            });
-        }
+            }
+        });
     }
 
     fn call_back(&mut self, page: PageId) {

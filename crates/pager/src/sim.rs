@@ -116,6 +116,14 @@ impl Kernel {
         (word ^ word >> 31) % sides
     }
 
+    /// How far a mapping call gets, if nothing else stops it.
+    fn disturbed(&mut self, pages: &Range<u64>, disturbed: u64) -> u64 {
+        if disturbed > 0 && self.roll(1000) < disturbed {
+            return pages.start + self.roll(pages.end - pages.start + 1);
+        }
+        pages.end
+    }
+
     /// Maps pages one by one with `page`, which gives each one's bytes; stops where one is in the memfd.
     fn map(
         &mut self,
@@ -131,10 +139,7 @@ impl Kernel {
         if pages.start < self.mapping.start || pages.end > self.mapping.end {
             return Mapped::Unmapped;
         }
-        let mut limit = pages.end;
-        if disturbed > 0 && self.roll(1000) < disturbed {
-            limit = pages.start + self.roll(pages.end - pages.start + 1);
-        }
+        let limit = self.disturbed(&pages, disturbed);
         let mut done = 0;
         let mut exists = false;
         for number in pages.start..limit {
@@ -306,22 +311,46 @@ impl SimSpace {
         self.enter().map(process, first..first + pages, self.weather.disturbed, true, |_| [0; PAGE].into())
     }
 
-    pub(crate) fn continue_(&self, process: usize, address: u64, write_protected: bool) -> Mapped {
+    pub(crate) fn continue_(
+        &self,
+        process: usize,
+        address: u64,
+        pages: u64,
+        write_protected: bool,
+    ) -> Mapped {
         let mut kernel = self.enter();
-        let page = number(address);
+        let pages = number(address)..number(address) + pages;
         if kernel.processes[process].dead {
             return Mapped::Gone;
         }
-        if !kernel.mapping.contains(&page) || !kernel.memfd.contains_key(&page) {
+        if pages.start < kernel.mapping.start || pages.end > kernel.mapping.end {
             return Mapped::Unmapped;
         }
-        let process = &mut kernel.processes[process];
-        if process.table.contains_key(&page) {
-            return Mapped::Exists { pages: 0 };
+        let limit = kernel.disturbed(&pages, self.weather.disturbed);
+        let Kernel { memfd, processes, .. } = &mut *kernel;
+        let process = &mut processes[process];
+        let mut stopped_by = Mapped::Again { pages: 0 };
+        let mut done = 0;
+        for page in pages.start..limit {
+            if !memfd.contains_key(&page) {
+                stopped_by = Mapped::Unmapped;
+                break;
+            }
+            if process.table.contains_key(&page) {
+                stopped_by = Mapped::Exists { pages: 0 };
+                break;
+            }
+            process.table.insert(page, !write_protected);
+            done += 1;
         }
-        process.table.insert(page, !write_protected);
-        process.wake(page..page + 1);
-        Mapped::All
+        if done > 0 {
+            process.wake(pages.start..pages.start + done);
+        }
+        match done {
+            done if pages.start + done == pages.end => Mapped::All,
+            0 => stopped_by,
+            pages => Mapped::Again { pages },
+        }
     }
 
     pub(crate) fn write_protect(&self, process: usize, address: u64, pages: u64, on: bool) -> io::Result<()> {
@@ -410,12 +439,12 @@ mod tests {
         space.forget(0, 20 * P);
         assert_eq!(space.access((0, 7), 20 * P, false, first), None);
         assert!(fault(&space).is_some_and(|fault| fault.minor));
-        assert_eq!(space.continue_(0, 20 * P, false), Mapped::All);
-        assert_eq!(space.continue_(0, 20 * P, false), Mapped::Exists { pages: 0 });
+        assert_eq!(space.continue_(0, 20 * P, 1, false), Mapped::All);
+        assert_eq!(space.continue_(0, 20 * P, 1, false), Mapped::Exists { pages: 0 });
         space.punch(20 * P, 1);
         assert_eq!(space.access((0, 7), 20 * P, false, first), None);
         assert!(fault(&space).is_some_and(|fault| !fault.minor));
-        assert!(space.continue_(0, 20 * P, false) == Mapped::Unmapped && space.is_asleep(0, 7));
+        assert!(space.continue_(0, 20 * P, 1, false) == Mapped::Unmapped && space.is_asleep(0, 7));
         space.wake(0, 20 * P, 1);
         assert!(!space.is_asleep(0, 7), "to try again");
     }
@@ -442,6 +471,23 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_are_there_are_shown_up_to_what_stops_it() {
+        let space = space(0);
+        assert_eq!(space.zero(0, 16 * P, 4), Mapped::All);
+        assert_eq!(space.zero(1, 20 * P, 1), Mapped::All);
+        assert_eq!(space.continue_(1, 18 * P, 15, true), Mapped::Unmapped, "partly another's");
+        assert_eq!(space.access((1, 8), 18 * P, false, |_| ()), None);
+        assert_eq!(space.continue_(1, 17 * P, 9, true), Mapped::Again { pages: 3 }, "up to one that it sees");
+        assert!(!space.is_asleep(1, 8));
+        assert_eq!(space.access((1, 8), 19 * P, true, |_| ()), None, "write-protected");
+        assert_eq!(
+            space.continue_(0, 20 * P, 2, false),
+            Mapped::Again { pages: 1 },
+            "up to one that is not there"
+        );
+    }
+
+    #[test]
     fn a_page_is_each_processs_own_to_see() {
         let space = space(0);
         let at = 20 * P;
@@ -455,7 +501,7 @@ mod tests {
         space.read(1, &mut faults);
         assert_eq!(faults, [Fault { address: at, write: true, minor: true, thread: 8 }]);
         space.write_protect(1, at, 1, true).unwrap();
-        assert_eq!(space.continue_(1, at, false), Mapped::All, "what was protected before it was mapped");
+        assert_eq!(space.continue_(1, at, 1, false), Mapped::All, "what was protected before it was mapped");
         assert_eq!((space.access((1, 8), at, true, |_| ()), space.sees(at)), (Some(()), Some(true)));
         space.write_protect(0, at, 1, true).unwrap();
         assert_eq!(space.sees(at), Some(true), "the other one's");

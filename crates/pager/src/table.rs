@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use crate::packed::Packing;
 use crate::slab::Slot;
 
-const REGION_PAGES: u64 = 512;
+pub(crate) const REGION_PAGES: u64 = 512;
 
 /// A page's place on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

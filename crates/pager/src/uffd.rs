@@ -7,6 +7,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use coherence::PageId;
+
+use crate::streams::Streams;
 
 #[cfg(feature = "sim")]
 use crate::sim::SimSpace;
@@ -134,6 +139,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Uffd {
     id: ClientId,
     process: Process,
+    /// Its walks through pages that it does not see yet and that are here.
+    shown: Mutex<Streams>,
 }
 
 #[derive(Debug)]
@@ -156,12 +163,19 @@ impl Uffd {
     }
 
     fn of(process: Process) -> Self {
-        Self { id: ClientId(NEXT.fetch_add(1, Ordering::Relaxed)), process }
+        let id = ClientId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { id, process, shown: Mutex::new(Streams::shown()) }
     }
 
     /// The client's name.
     pub fn id(&self) -> ClientId {
         self.id
+    }
+
+    /// A fault at a page that is here: the pages, from it on, that it should be shown, as [`Streams::window`] has it.
+    pub(crate) fn window(&self, page: PageId, to_border: u64) -> u64 {
+        // What a panic leaves is a guess as good as any.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).window(page, to_border)
     }
 
     /// For poll(2).
@@ -229,20 +243,20 @@ impl Uffd {
         outcome(result, arg.zeroed, pages * PAGE)
     }
 
-    /// Maps the page that is in the memfd already, and wakes who waits there.
-    pub fn continue_(&self, address: u64, write_protected: bool) -> Mapped {
+    /// Maps `pages` pages that are in the memfd already, and wakes who waits there. One that the process sees already stops it.
+    pub fn continue_(&self, address: u64, pages: u64, write_protected: bool) -> Mapped {
         #[cfg(feature = "sim")]
         if let Process::Simulated(space, process) = &self.process {
-            return space.continue_(*process, address, write_protected);
+            return space.continue_(*process, address, pages, write_protected);
         }
         let mut arg = Continue {
-            range: Range { start: address, len: PAGE },
+            range: Range { start: address, len: pages * PAGE },
             mode: if write_protected { CONTINUE_MODE_WP } else { 0 },
             mapped: 0,
         };
         // SAFETY: `arg` is the structure this call takes.
         let result = unsafe { self.ioctl(UFFDIO_CONTINUE, &mut arg) };
-        outcome(result, arg.mapped, PAGE)
+        outcome(result, arg.mapped, pages * PAGE)
     }
 
     /// Stops (`on`) or allows writing to `pages` pages; allowing wakes who waits to write.

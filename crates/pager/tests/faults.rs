@@ -260,7 +260,7 @@ fn what_leaves_is_what_was_written_even_by_a_racing_writer() {
                 if fault.write {
                     pager.allow_write(c.page(0), None)
                 } else {
-                    pager.show(c.page(0), true, c.uffd.id())
+                    pager.show(c.page(0), true, c.uffd.id(), |_| true)
                 }
             }
             Place::Stowed(..) => {

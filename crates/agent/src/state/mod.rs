@@ -204,14 +204,19 @@ impl State {
                     }
                     // A page that is mapped and not held is on its way to more access: who waits is woken then.
                     None => {}
-                    Some(held) => {
+                    Some(_) => {
                         if fault.write {
                             self.migratory.written(page);
                         }
                         if fault.minor || !fault.write {
-                            let writable = held == Access::Write && !self.migratory.is_read_only(page);
-                            let writable = writable || self.pager.planted.has(Bug::ShowWritable);
-                            self.pager.show(page, writable, client);
+                            let (node, migratory) = (&self.node, &self.migratory);
+                            let everything = self.pager.planted.has(Bug::ShowWritable);
+                            let may = |page| match node.held(page)? {
+                                Access::Read => Some(everything),
+                                Access::Write => Some(everything || !migratory.is_read_only(page)),
+                            };
+                            let shown = may(page);
+                            self.pager.show(page, shown == Some(true), client, |next| may(next) == shown);
                         } else {
                             self.pager.allow_write(page, Some(client));
                         }
@@ -313,8 +318,8 @@ impl State {
 
     /// Pages to bring for a fault; never past the region, which may be somebody else's.
     fn window(&mut self, space: SpaceId, page: PageId) -> u64 {
-        let streams = self.streams.entry(space).or_default();
-        streams.window(page).min(REGION_PAGES - page.0 % REGION_PAGES)
+        let streams = self.streams.entry(space).or_insert_with(Streams::brought);
+        streams.window(page, REGION_PAGES - page.0 % REGION_PAGES)
     }
 
     fn want(&mut self, page: PageId, access: Access, fabric: &dyn Fabric) -> Result<(), Violation> {

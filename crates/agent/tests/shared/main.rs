@@ -36,6 +36,7 @@ fn main() {
     }
     let cases: [(&str, fn()); 8] = [
         ("processes_of_two_hosts_count_together", processes_of_two_hosts_count_together),
+        ("who_walks_by_pages_that_are_here_waits_seldom", who_walks_by_pages_that_are_here_waits_seldom),
         ("a_process_that_dies_takes_nobody_with_it", a_process_that_dies_takes_nobody_with_it),
         ("who_hangs_up_and_still_maps_is_killed", who_hangs_up_and_still_maps_is_killed),
         ("what_is_freed_is_zero_everywhere", what_is_freed_is_zero_everywhere),
@@ -110,6 +111,9 @@ fn child(task: &str) {
         ("take", &[first, pages, write]) => {
             let begin = SHARED_START + first * PAGE;
             assert_eq!(space.touch(begin, pages * PAGE, write == 1, || false).unwrap(), pages);
+        }
+        ("add to all", &[pages]) => {
+            (0..pages).for_each(|page| _ = word(page).fetch_add(1, Ordering::Relaxed));
         }
         ("look", &[page, expected]) => assert_eq!(word(page).load(Ordering::Relaxed), expected),
         ("touch", &[page]) => {
@@ -258,6 +262,25 @@ fn processes_of_two_hosts_count_together() {
     let count = |host: usize, what: &str| closed["hosts"][host][what].as_u64().unwrap();
     assert!((0..2).all(|host| count(host, "evicted_pages") > 500), "{closed}");
     assert!(closed["hosts"][0]["faults"]["minor"].as_u64().unwrap() > 100, "{closed}");
+}
+
+/// What one process has touched is shown to the others in windows, not page by page; and what they are shown they may write as the
+/// first one may.
+fn who_walks_by_pages_that_are_here_waits_seldom() {
+    const PAGES: u64 = 1500;
+    let agents = [TestAgent::start("a", 16 * MIB)];
+    let mut shared = Shared::open(&[&agents[0]], 0x64);
+    let space = shared.attach(&agents[0]);
+    (0..PAGES).for_each(|page| word(page).store(page, Ordering::Relaxed));
+    let mut children = [0, 0].map(|_| shared.child(&agents[0], "add to all"));
+    for child in &mut children {
+        child.tell(&[PAGES]);
+        child.ends_well();
+    }
+    assert!((0..PAGES).all(|page| word(page).load(Ordering::Relaxed) == page + 2));
+    space.close();
+    let minor = shared.close()["hosts"][0]["faults"]["minor"].as_u64().unwrap();
+    assert!((4..100).contains(&minor), "{minor} faults of 2 processes in {PAGES} pages that were here");
 }
 
 /// Processes are killed in the middle of counting; those who count on elsewhere, and on the same host, lose nothing.
