@@ -34,6 +34,7 @@ fn plants() -> Vec<(Bug, &'static str)> {
             Bug::ShowWritable,
             "a process that does not see a page yet may write it when it does, whatever its host may",
         ),
+        (Bug::WriteUnasked, "who writes page after page may write the next ones, whatever its host may"),
         (Bug::ShowLeaving, "a process walks by pages that are on their way out, and may write them"),
     ]
 }

@@ -51,12 +51,14 @@ pub enum Bug {
     ShowWritable,
     /// A process is shown pages that are on their way out, which stay on it.
     ShowLeaving,
+    /// Who writes on and on may write the pages that come next without their hosts' having been asked.
+    WriteUnasked,
 }
 
 #[cfg(feature = "sim")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 25] = [
         Bug::PackBeforeProtect,
         Bug::CallBackIgnored,
         Bug::CopyWhileWritten,
@@ -81,11 +83,12 @@ impl Bug {
         Bug::OthersNotWoken,
         Bug::ShowWritable,
         Bug::ShowLeaving,
+        Bug::WriteUnasked,
     ];
 }
 
 #[cfg(feature = "sim")]
-const _: () = assert!(Bug::ALL.len() == Bug::ShowLeaving as usize + 1, "a bug is not in the list");
+const _: () = assert!(Bug::ALL.len() == Bug::WriteUnasked as usize + 1, "a bug is not in the list");
 
 /// The bug planted in a host; never any outside simulations.
 #[derive(Clone, Copy, Default, Debug)]

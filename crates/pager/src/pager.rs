@@ -327,11 +327,11 @@ impl Pager {
         }
     }
 
-    /// Lets that client, or all, write a mapped page; one on its way out stays.
-    pub fn allow_write(&mut self, page: PageId, client: Option<ClientId>) {
-        self.call_back(page);
-        if let Some(memory) = self.space(SpaceId::of(page)) {
-            memory.allow_write(address(page), client);
+    /// Lets that client, or all, write `pages` mapped pages, those of them that it sees; the first, if it is on its way out, stays.
+    pub fn allow_write(&mut self, first: PageId, pages: u64, client: Option<ClientId>) {
+        self.call_back(first);
+        if let Some(memory) = self.space(SpaceId::of(first)) {
+            memory.allow_write(address(first), pages, client);
         }
     }
 

@@ -152,11 +152,14 @@ impl SpaceMemory {
         }
     }
 
-    /// Allows writing to a page, and wakes who waits to: in that client, or in all.
-    pub fn allow_write(&self, address: u64, which: Option<ClientId>) {
+    /// Allows writing to `pages` pages, and wakes who waits to: in that client, or in all.
+    pub fn allow_write(&self, address: u64, pages: u64, which: Option<ClientId>) {
         self.each_client(which, |client| {
-            let _ = client.write_protect(address, 1, false);
-            client.wake(address, 1);
+            if client.write_protect(address, pages, false).is_err() && pages > 1 {
+                // Some of them lie outside the client's mapping: who waits in one of the others tries again.
+                let _ = client.write_protect(address, 1, false);
+            }
+            client.wake(address, pages);
         });
     }
 

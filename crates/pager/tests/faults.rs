@@ -167,7 +167,7 @@ fn a_write_during_eviction_calls_the_page_back() {
     batch.pack();
     let answer = |fault: Fault| {
         assert!(fault.write);
-        c.pager.lock().unwrap().allow_write(c.page(0), None);
+        c.pager.lock().unwrap().allow_write(c.page(0), 1, None);
     };
     c.serving(answer, || c.poke(0, 2));
     assert_eq!(c.pager.lock().unwrap().finish_eviction(&mut batch), 0, "called back");
@@ -230,7 +230,7 @@ fn a_page_that_stands_in_the_way_is_replaced_with_its_protection() {
     let answer = |fault: Fault| {
         assert!(fault.write, "the page is there to read");
         wrote.store(true, Ordering::Release);
-        c.pager.lock().unwrap().allow_write(c.page(1), None);
+        c.pager.lock().unwrap().allow_write(c.page(1), 1, None);
     };
     c.serving(answer, || c.poke(1, 8));
     assert!(wrote.load(Ordering::Acquire), "it was write-protected");
@@ -258,7 +258,7 @@ fn what_leaves_is_what_was_written_even_by_a_racing_writer() {
         match pager.entry(c.page(0)).place {
             Place::Mapped | Place::Evicting => {
                 if fault.write {
-                    pager.allow_write(c.page(0), None)
+                    pager.allow_write(c.page(0), 1, None)
                 } else {
                     pager.show(c.page(0), true, c.uffd.id(), |_| true)
                 }

@@ -97,6 +97,8 @@ pub struct State {
     budget: Arc<Budget>,
     epoch: Epoch,
     streams: FxHashMap<SpaceId, Streams>,
+    /// Walks that write pages which are here to be read.
+    writes: FxHashMap<SpaceId, Streams>,
     closed: FxHashSet<SpaceId>,
     /// Pages that are on their way, and the first thread that waits for each.
     waiting: FxHashMap<PageId, Waiting>,
@@ -153,6 +155,7 @@ impl State {
             budget,
             epoch,
             streams: FxHashMap::default(),
+            writes: FxHashMap::default(),
             closed: FxHashSet::default(),
             waiting: FxHashMap::default(),
             fetches: Fetches::default(),
@@ -200,7 +203,9 @@ impl State {
                             first.insert(Waiting { since, thread: fault.thread, client });
                             self.dwell.wants_back(page, since);
                         }
-                        self.want(page, Access::Write, fabric)?;
+                        self.tell(Event::Want { page, access: Access::Write })?;
+                        self.write_on(space, client, page)?;
+                        self.settle(fabric)?;
                     }
                     // A page that is mapped and not held is on its way to more access: who waits is woken then.
                     None => {}
@@ -218,7 +223,9 @@ impl State {
                             let shown = may(page);
                             self.pager.show(page, shown == Some(true), client, |next| may(next) == shown);
                         } else {
-                            self.pager.allow_write(page, Some(client));
+                            self.pager.allow_write(page, 1, Some(client));
+                            self.write_on(space, client, page)?;
+                            self.settle(fabric)?;
                         }
                         let now = self.clock.now();
                         self.counters.fault(Kind::Minor, now - since);
@@ -269,9 +276,47 @@ impl State {
         self.got(page, now);
         if fault.write && held == Access::Read {
             self.waiting.entry(page).or_insert(Waiting { since, thread: fault.thread, client });
-            self.want(page, Access::Write, fabric)?;
+            self.tell(Event::Want { page, access: Access::Write })?;
+            self.write_on(space, client, page)?;
+            self.settle(fabric)?;
         }
         Ok(Served::Done)
+    }
+
+    /// A thread writes a page that is here to be read. A walk that goes on writing will want to write those after it, too: the right to
+    /// is asked for, or used where this host has it.
+    fn write_on(&mut self, space: SpaceId, client: ClientId, page: PageId) -> Result<(), Violation> {
+        let walks = self.writes.entry(space).or_insert_with(Streams::brought);
+        let window = walks.window(page, REGION_PAGES - page.0 % REGION_PAGES);
+        let mut allowed = offset(page, 1)..offset(page, 1);
+        for next in (1..window).map(|i| offset(page, i)) {
+            if self.pager.entry(next).place != Place::Mapped {
+                break;
+            }
+            match self.node.held(next) {
+                Some(Access::Read) if self.pager.planted.has(Bug::WriteUnasked) => {}
+                Some(Access::Read) => {
+                    self.tell(Event::Want { page: next, access: Access::Write })?;
+                    continue;
+                }
+                Some(Access::Write) => self.migratory.written(next),
+                None => continue,
+            }
+            if allowed.end != next {
+                self.allow_write(&allowed, client);
+                allowed.start = next;
+            }
+            allowed.end = offset(next, 1);
+        }
+        self.allow_write(&allowed, client);
+        Ok(())
+    }
+
+    fn allow_write(&mut self, pages: &std::ops::Range<PageId>, client: ClientId) {
+        let count = pages.end.0 - pages.start.0;
+        if count > 0 {
+            self.pager.allow_write(pages.start, count, Some(client));
+        }
     }
 
     /// Asks for a page that is not here, and for those after it that a sequential walk will want next.
@@ -320,11 +365,6 @@ impl State {
     fn window(&mut self, space: SpaceId, page: PageId) -> u64 {
         let streams = self.streams.entry(space).or_insert_with(Streams::brought);
         streams.window(page, REGION_PAGES - page.0 % REGION_PAGES)
-    }
-
-    fn want(&mut self, page: PageId, access: Access, fabric: &dyn Fabric) -> Result<(), Violation> {
-        self.tell(Event::Want { page, access })?;
-        self.settle(fabric)
     }
 
     /// The program has freed pages: those of a range that lie in one region. Those of which other hosts may still find the

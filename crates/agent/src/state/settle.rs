@@ -155,7 +155,7 @@ impl State {
                 Place::Mapped | Place::Evicting => {
                     if access == Some(Access::Write) {
                         self.migratory.written(page);
-                        self.pager.allow_write(page, None);
+                        self.pager.allow_write(page, 1, None);
                     } else {
                         self.pager.wake_page(page);
                     }

@@ -83,6 +83,7 @@ impl State {
                 self.node.close(space.pages());
             }
             self.streams.remove(&space);
+            self.writes.remove(&space);
             let gone = |page: PageId| SpaceId::of(page) == space;
             self.waiting.retain(|&page, _| !gone(page));
             let given = self.dwell.close(gone);
