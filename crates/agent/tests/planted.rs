@@ -35,7 +35,7 @@ fn plants() -> Vec<(Bug, &'static str)> {
             "a process that does not see a page yet may write it when it does, whatever its host may",
         ),
         (Bug::WriteUnasked, "who writes page after page may write the next ones, whatever its host may"),
-        (Bug::ShowLeaving, "a process walks by pages that are on their way out, and may write them"),
+        (Bug::ShowLeaving, "pages that are on their way out are shown to a process, and leave all the same"),
     ]
 }
 

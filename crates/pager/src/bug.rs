@@ -49,7 +49,7 @@ pub enum Bug {
     OthersNotWoken,
     /// A process that does not see a page yet is shown it to be written, whatever the host may.
     ShowWritable,
-    /// A process is shown pages that are on their way out, which stay on it.
+    /// A process is shown pages that are on their way out, and they stay on it.
     ShowLeaving,
     /// Who writes on and on may write the pages that come next without their hosts' having been asked.
     WriteUnasked,

@@ -338,7 +338,9 @@ impl Pager {
     /// Maps a page that is in the memfd for a client that does not see it yet, and wakes who waits there. It is shown those
     /// after it, too, that are in the memfd and `alike` (to be written or not, as the page), as many as it will want next.
     pub fn show(&mut self, page: PageId, writable: bool, client: ClientId, alike: impl Fn(PageId) -> bool) {
-        self.call_back(page);
+        if !self.planted.has(Bug::ShowLeaving) {
+            self.call_back(page);
+        }
         let Some(memory) = self.space(SpaceId::of(page)) else { return };
         let may_be_shown = |page: PageId| {
             let place = self.table.get(page).place;
@@ -379,7 +381,8 @@ impl Pager {
 
     /// Gives the bytes of a page to `f`, packed; with `keep` the page stays, else it is gone from here.
     ///
-    /// The caller has made sure by the protocol that the page is here.
+    /// The caller has made sure by the protocol that the page is here, and with `keep` that nobody can write it any more
+    /// ([`Pager::protect`]).
     pub fn take<R>(&mut self, page: PageId, keep: bool, f: impl FnOnce(Packed<'_>) -> R) -> R {
         let result = match self.table.get(page).place {
             Place::Stowed(packing, slot) => {
@@ -388,11 +391,11 @@ impl Pager {
             Place::Mapped | Place::Evicting => {
                 let memory = &self.spaces[&SpaceId::of(page)].memory;
                 let late = self.planted.has(Bug::CopyWhileWritten);
-                if !late {
+                if !keep && !late {
                     memory.protect(address(page), 1);
                 }
                 memory.memfd().read(address(page), &mut self.page);
-                if late {
+                if !keep && late {
                     memory.protect(address(page), 1);
                 }
                 f(self.packer.pack(&self.page))

@@ -155,11 +155,11 @@ impl SpaceMemory {
     /// Allows writing to `pages` pages, and wakes who waits to: in that client, or in all.
     pub fn allow_write(&self, address: u64, pages: u64, which: Option<ClientId>) {
         self.each_client(which, |client| {
-            if client.write_protect(address, pages, false).is_err() && pages > 1 {
-                // Some of them lie outside the client's mapping: who waits in one of the others tries again.
+            // That wakes, too, unless some of them lie outside the client's mapping: who waits in one of the others tries again then.
+            if client.write_protect(address, pages, false).is_err() {
                 let _ = client.write_protect(address, 1, false);
+                client.wake(address, pages);
             }
-            client.wake(address, pages);
         });
     }
 
