@@ -8,8 +8,11 @@ use coherence::PageId;
 
 const STREAMS: usize = 8;
 
-/// The largest window in pages, of those that are brought.
+/// At most so many pages are mapped, or asked for, in one go.
 pub const WINDOW_PAGES_MAX: u64 = 64;
+
+/// The first window of pages that are brought, and the largest.
+const BROUGHT_PAGES: (u64, u64) = (1, 256);
 
 /// The first window of pages that are here already, and the largest: that is no more than what lies in one of the kernel's page tables.
 const SHOWN_PAGES: (u64, u64) = (16, 512);
@@ -33,7 +36,7 @@ pub struct Streams {
 impl Streams {
     /// Of pages that are brought.
     pub fn brought() -> Self {
-        Self::between(1, WINDOW_PAGES_MAX)
+        Self::between(BROUGHT_PAGES.0, BROUGHT_PAGES.1)
     }
 
     /// Of pages that are here already, and are shown to a process.
@@ -75,13 +78,13 @@ mod tests {
         let mut streams = Streams::brought();
         let (mut a, mut b) = (1000, 900_000);
         let mut windows = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..11 {
             let w = streams.window(PageId(a), 512);
             a += w;
             windows.push(w);
             b += streams.window(PageId(b), 512);
         }
-        assert_eq!(windows, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(windows, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
         assert_eq!(b - 900_000, windows.iter().sum::<u64>());
     }
 
