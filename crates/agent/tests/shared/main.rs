@@ -34,7 +34,7 @@ fn main() {
     if !can_fault() {
         return;
     }
-    let cases: [(&str, fn()); 8] = [
+    let cases: [(&str, fn()); 9] = [
         ("processes_of_two_hosts_count_together", processes_of_two_hosts_count_together),
         ("who_walks_by_pages_that_are_here_waits_seldom", who_walks_by_pages_that_are_here_waits_seldom),
         ("a_process_that_dies_takes_nobody_with_it", a_process_that_dies_takes_nobody_with_it),
