@@ -7,7 +7,6 @@ local hosts. Every wait has an end.
 from __future__ import annotations
 
 import os
-import secrets
 import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,30 +17,23 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from megalith import _core, launch, processes
-from megalith.available import local_budget
 from megalith.balance import BalancePolicy
-from megalith.control import Closed, Control, Ended, Event, Failed, Full, Lost, Member, Opened, Shared, Status
+from megalith.control import Closed, Control, Ended, Event, Failed, Full, Lost, Opened, Shared, Status
 from megalith.exceptions import (
     AgentError,
     HostLost,
     HostsFileError,
     MemoryExhausted,
-    PermissionMissing,
 )
-from megalith.hostsfile import HOSTS_MAX, Hosts, is_loopback, read_hosts
-from megalith.local import LocalHosts
-from megalith.paths import CONTROL_SOCKET
+from megalith.gathering import HEARTBEAT_S, LOST_AFTER_S, Place, check_permission, join, local, running
 from megalith.placement import Threads, arrange
 from megalith.report import EndedBy, HostFigures, Report, ThreadFigures
 from megalith.scheduler import Policy
 from megalith.signals import Signals
-from megalith.sizes import format_size, parse_budget
+from megalith.sizes import format_size
 from megalith.spreading import Spreading, spreading
 from megalith.tell import tell
 
-HEARTBEAT_S: Final = 0.5
-LOST_AFTER_S: Final = 3.0
-JOIN_TIMEOUT_S: Final = 5.0
 KILL_TIMEOUT_S: Final = 10.0
 LEFTOVER_GRACE_S: Final = 1.0
 """For what a program starts and does not wait for, such as a shell's ``> >(tee log)``."""
@@ -153,16 +145,9 @@ def run_with(argv: Sequence[str], options: Options) -> Completed:
     environment = dict(os.environ if options.environment is None else options.environment)
     with Signals() as signals:
         program = launch.find_program(argv, environment)
-        _check_permission()
+        check_permission()
         with _gathered(options) as place, place.connect() as control:
-            machine = secrets.token_hex(8)
-            opened = control.open(
-                machine=machine,
-                members=place.members,
-                heartbeat_s=options.heartbeat_s,
-                lost_after_s=options.lost_after_s,
-                join_timeout_s=JOIN_TIMEOUT_S,
-            )
+            machine, opened = join(place, control, heartbeat_s=options.heartbeat_s, lost_after_s=options.lost_after_s)
             placement = arrange(
                 opened.hosts,
                 threads=options.threads,
@@ -198,69 +183,17 @@ def run_with(argv: Sequence[str], options: Options) -> Completed:
                 return run.supervise(child, known, signals)
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where the machine is made: the home host's agent, and who takes part."""
-
-    directory: Path
-    members: list[Member]
-    local: LocalHosts | None
-    hosts: Hosts | None
-
-    @property
-    def private(self) -> Path | None:
-        """A directory that goes away with the run."""
-        return self.local.directory if self.local else None
-
-    @property
-    def one_computer(self) -> bool:
-        """Whether all hosts share this computer's CPUs."""
-        return all(is_loopback(member.address) for member in self.members)
-
-    def connect(self) -> Control:
-        try:
-            return Control.connect(self.directory / CONTROL_SOCKET)
-        except OSError as error:
-            if self.hosts is None:
-                raise AgentError(f"the home agent cannot be reached: {error.strerror}") from None
-            home = self.hosts.home
-            raise AgentError(
-                f"the agent of home host {home.name} does not run on this computer"
-                f" ({self.directory / CONTROL_SOCKET}: {error.strerror});"
-                f" start it here with: {home.start_command(self.hosts.cluster)}"
-            ) from None
-
-    def blame(self, host: str, detail: str) -> str:
-        """``detail``, and what is known here about how ``host``'s agent ended."""
-        known = self.local.obituary(host) if self.local else None
-        return f"{detail}; {known}" if known else detail
-
-    def advice(self) -> str:
-        """What gives the program more memory."""
-        if self.local:
-            return "give it more with --memory-per-host SIZE or --local N"
-        return "add hosts to the hosts file, or restart agents with a larger --memory"
-
-
 @contextmanager
-def _gathered(options: Options) -> Iterator[_Place]:
+def _gathered(options: Options) -> Iterator[Place]:
     if isinstance(options.hosts, Path):
         if options.memory_per_host is not None:
             raise HostsFileError("--memory-per-host is for --local; each agent of a hosts file has its own --memory")
-        hosts = read_hosts(options.hosts)
-        if options.home is not None:
-            hosts = hosts.with_home(options.home)
-        members = [Member(host.name, host.address) for host in hosts.hosts]
-        yield _Place(hosts.home.directory, members, None, hosts)
+        yield running(options.hosts, options.home)
         return
     if options.home is not None:
         raise HostsFileError("--home is for --hosts; with --local the first host is home")
-    if not 1 <= options.hosts <= HOSTS_MAX:
-        raise HostsFileError(f"{options.hosts} hosts on this computer: between 1 and {HOSTS_MAX} are possible")
-    memory = options.memory_per_host
-    budget = local_budget(options.hosts) if memory is None else parse_budget(memory)
-    with LocalHosts(options.hosts, parse_budget(budget)) as local:
-        yield _Place(local.home_directory, local.members, local, None)
+    with local(options.hosts, options.memory_per_host) as place:
+        yield place
 
 
 @contextmanager
@@ -277,20 +210,6 @@ def _adopting(on: bool) -> Iterator[set[int] | None]:
         processes.set_subreaper(before)
 
 
-def _check_permission() -> None:
-    probe = _core.probe_userfaultfd()
-    if not probe["available"] or not probe["kernel_faults"]:
-        why = f" ({probe['error']})" if probe["error"] else ""
-        raise PermissionMissing(
-            f"the kernel does not let this user handle page faults{why};"
-            " mend it, as root, with: sysctl -w vm.unprivileged_userfaultfd=1"
-        )
-    if missing := probe["needed"] & ~probe["features"]:
-        raise PermissionMissing(
-            f"this kernel's userfaultfd lacks features that Megalith needs (bits {missing:#x}); see: megalith doctor"
-        )
-
-
 class _Run:
     """One program under way. Holds what is known of it; :meth:`supervise` is its life."""
 
@@ -301,7 +220,7 @@ class _Run:
         machine: str,
         hosts: tuple[HostFigures, ...],
         control: Control,
-        place: _Place,
+        place: Place,
         options: Options,
         spread: Spreading | None,
     ) -> None:
@@ -351,6 +270,13 @@ class _Run:
     @property
     def _home(self) -> str:
         return self._hosts[0].name
+
+    @property
+    def _advice(self) -> str:
+        """What gives the program more memory."""
+        if self._place.local:
+            return "give it more with --memory-per-host SIZE or --local N"
+        return "add hosts to the hosts file, or restart agents with a larger --memory"
 
     def _wait(self, child: launch.Child) -> launch.Ending | None:
         """Until the program ends, or ``None`` once the machine has."""
@@ -435,7 +361,7 @@ class _Run:
     def _outcome(self, ending: launch.Ending, wall_s: float) -> Completed:
         if self._full:
             held = ", ".join(f"{h.name} held {format_size(h.held)} of {format_size(h.budget)}" for h in self._hosts)
-            message = f"memory exhausted, the program was killed: {held}; {self._place.advice()}"
+            message = f"memory exhausted, the program was killed: {held}; {self._advice}"
             raise MemoryExhausted(message, report=self._report(ending, wall_s, message))
         if self._lost is not None:
             why = self._place.blame(self._lost.host, self._lost.detail)
