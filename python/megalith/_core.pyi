@@ -124,6 +124,8 @@ class Attachment:
         """Adds to a word, modulo 2**64: its value before. Raises as :meth:`load`."""
     def compare_exchange(self, address: int, current: int, new: int) -> int:
         """Gives a word the value ``new`` if it has ``current``: its value before. Raises as :meth:`load`."""
+    def hang_up(self) -> None:
+        """Takes the agent for dead: the memory ends, and so does every wait for it in this process."""
     def close(self) -> None:
         """Unmaps the space, once. Whoever touches it then, through an array say, gets SIGSEGV."""
 

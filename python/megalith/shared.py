@@ -166,6 +166,13 @@ class SharedSpace:
             raise AgentError(f"no worker can be started on host {host}: {why}") from None
         return socket.socket(fileno=descriptor)
 
+    def hang_up(self) -> None:
+        """Takes this host's agent for dead, which has been silent for too long: the machine's memory ends here.
+
+        Whoever waits for the agent, in a fault or in a call, waits no longer (docs/python.md).
+        """
+        self._attachment.hang_up()
+
     def close(self) -> None:
         """Unmaps the space, once. Arrays that still point there must not be touched any more."""
         self._closed = True

@@ -255,6 +255,14 @@ impl Attachment {
         Ok(pages)
     }
 
+    /// Hangs up on an agent that does not answer (it is stopped, say). The memory ends as if the agent had died, and so does every wait for
+    /// it in here: whoever sleeps in a fault gets SIGBUS, whoever asks for something `EPIPE`.
+    pub fn hang_up(&self) {
+        if let Ok(socket) = self.socket() {
+            socket.shut_down();
+        }
+    }
+
     /// Unmaps the space and leaves it, once. In a child of the process that attached, the copies of the descriptors are closed.
     pub fn close(&self) {
         let open = self.open.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -49,6 +49,12 @@ impl Socket {
         Ok(Socket { fd, turn: Mutex::default() })
     }
 
+    /// Ends the connection, for whoever waits for an answer too.
+    pub fn shut_down(&self) {
+        // SAFETY: a plain system call; it fails only if there is no connection any more.
+        unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+
     /// Asks, and waits for the answer: an agent that is there gives one, and one that ends ends the connection.
     pub fn exchange(
         &self,

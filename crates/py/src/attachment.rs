@@ -100,6 +100,10 @@ impl Attachment {
         py.detach(|| self.inner.compare_exchange(address, current, new)).map_err(os_error)
     }
 
+    fn hang_up(&self) {
+        self.inner.hang_up();
+    }
+
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.inner.close());
     }
