@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from megalith.broken import WorkerLost
@@ -100,6 +101,20 @@ class Executor(futures.Executor):
             handed,
         )
         weakref.finalize(self, self._pool.close).atexit = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for what was submitted. After ^C it does not: tasks are ended where they are.
+
+        So it is in effect with ``ProcessPoolExecutor``, whose workers get the terminal's ^C themselves.
+        """
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.kill_workers()
+        self.shutdown(wait=True)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
         """Has a worker call ``fn(*args, **kwargs)``.
