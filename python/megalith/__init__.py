@@ -30,7 +30,8 @@ from megalith.exceptions import (
 if TYPE_CHECKING:
     from megalith.bars import progress
     from megalith.current import current_machine
-    from megalith.machines import Machine, machine
+    from megalith.machines import Machine
+    from megalith.opening import connect, machine
     from megalith.report import HostFigures, Report
     from megalith.runner import Completed, run
 
@@ -53,6 +54,7 @@ __all__ = [
     "Report",
     "SizeError",
     "__version__",
+    "connect",
     "current_machine",
     "machine",
     "progress",
@@ -65,8 +67,9 @@ _LAZY = {
     "HostFigures": "megalith.report",
     "Machine": "megalith.machines",
     "Report": "megalith.report",
+    "connect": "megalith.opening",
     "current_machine": "megalith.current",
-    "machine": "megalith.machines",
+    "machine": "megalith.opening",
     "progress": "megalith.bars",
     "run": "megalith.runner",
 }

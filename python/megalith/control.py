@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +174,15 @@ class Control:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        """Hangs up, so that a wait in another thread ends: it hears :class:`Ended`."""
+        with suppress(OSError):  # Nobody is there any more.
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def drop(self) -> None:
+        """Closes this process's copy; another's is not concerned."""
         self._socket.close()
 
     def fileno(self) -> int:

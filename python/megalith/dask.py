@@ -35,7 +35,7 @@ except ImportError:
 
 from megalith import dask_letters
 from megalith.dask_arrays import travel_as_addresses
-from megalith.machine_workers import OneWorker, cpus
+from megalith.machine_workers import OneWorker
 from megalith.machines import opened
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class MegalithCluster(SpecCluster):  # type: ignore[misc]  # distributed has no 
     ) -> None:
         machine = machine or opened()
         travel_as_addresses(machine)
-        each = cpus(machine)
+        each = machine.cpus
         worker = {
             "cls": _HostWorker,
             "options": {

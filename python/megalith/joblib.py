@@ -33,7 +33,7 @@ except ImportError:
     raise ImportError("the backend needs joblib, which is not installed here: pip install joblib") from None
 
 from megalith.exceptions import AgentError
-from megalith.machine_workers import MachineExecutor, cpus
+from megalith.machine_workers import MachineExecutor
 from megalith.machines import opened
 from megalith.sharing import SHARE_OF_BUDGET, Sharer
 
@@ -100,7 +100,7 @@ class MegalithBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if n_jobs is None:
             return 1
         if n_jobs < 0:
-            return max(sum(cpus(opened()).values()) + 1 + n_jobs, 1)
+            return max(sum(opened().cpus.values()) + 1 + n_jobs, 1)
         return n_jobs
 
     def configure(

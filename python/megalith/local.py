@@ -59,7 +59,8 @@ class LocalHosts:
         self._agents: list[_Agent] = []
         self._members: list[Member] = []
         self._directory = Path()
-        self._stop_write = -1
+        self._stop: IO[bytes] | None = None
+        """Our end of the pipe. A file, and no number: it can be closed twice, as it is when a signal comes between."""
         self._killed: set[str] = set()
         """Names of hosts whose agents were ended by us, with SIGKILL."""
 
@@ -88,8 +89,9 @@ class LocalHosts:
                 f"hosts on this computer have no place in {tempfile.gettempdir()}: {error.strerror}"
             ) from None
         try:
-            stop_read, self._stop_write = os.pipe()
+            stop_read, stop_write = os.pipe()
             try:
+                self._stop = os.fdopen(stop_write, "wb", buffering=0)
                 cluster = secrets.token_hex(16)
                 for number in range(1, self._count + 1):
                     self._start(f"host{number}", cluster, stop_read)
@@ -112,7 +114,7 @@ class LocalHosts:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._close_stop()
+            self.stop()
             deadline = time.monotonic() + STOP_TIMEOUT_S
             for agent in self._agents:
                 with suppress(subprocess.TimeoutExpired):
@@ -122,6 +124,17 @@ class LocalHosts:
                 self.kill()
             finally:
                 self._clean()
+
+    def stop(self) -> None:
+        """Asks the agents to end, and does not wait; any thread may."""
+        if self._stop is not None:
+            self._stop.close()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the pipes are its parent's, whose agents must not outlive it with us."""
+        self.stop()
+        for agent in self._agents:
+            agent.ready.close()
 
     def kill(self) -> None:
         """Ends the agents at once, be they stopped, stuck or dead.
@@ -193,13 +206,8 @@ class LocalHosts:
             line += data
         return Member(agent.name, str(json.loads(line)["address"]))
 
-    def _close_stop(self) -> None:
-        if self._stop_write >= 0:
-            os.close(self._stop_write)
-            self._stop_write = -1
-
     def _clean(self) -> None:
-        self._close_stop()
+        self.stop()
         for agent in self._agents:
             agent.ready.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from megalith.arrays import by_address
+from megalith.exceptions import AgentError
 from megalith.executor import Executor, Locality
 from megalith.pickling import Reducer
 from megalith.references import Holder
@@ -34,11 +35,12 @@ class MachineExecutor(Executor):
         locality: Locality | None = None,
         **options: Any,
     ) -> None:
+        self._machine = machine
         self._near = machine.near
         super().__init__(
             max_workers,
             launcher=_Launcher(machine),
-            hosts=cpus(machine),
+            hosts=machine.cpus,
             reducers=_reducers(array),
             locality=locality or self._near.prefers,
             handed=self._near.used,
@@ -67,13 +69,6 @@ class OneWorker(Executor):
         machine.executors.add(self)
 
 
-def cpus(machine: Machine) -> dict[str, int]:
-    """How many CPUs each host of the machine has for workers."""
-    # Hosts of one computer share its CPUs.
-    each = max(1, len(os.sched_getaffinity(0)) // len(machine.hosts))
-    return dict.fromkeys(machine.hosts, each)
-
-
 def _reducers(array: Reducer | None) -> dict[type, Reducer]:
     """``array`` is how arrays travel, in place of :func:`by_address`."""
     try:
@@ -86,10 +81,14 @@ def _reducers(array: Reducer | None) -> dict[type, Reducer]:
 @final
 class _Launcher:
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        # The executor's thread has us, and shall not keep a machine that nobody else has.
+        self._found = weakref.ref(machine)
 
     def start(self, host: str) -> _Seat:
-        return _Seat(self._machine.start_worker(host), host, self._machine.references.holder(f"a worker on {host}"))
+        machine = self._found()
+        if machine is None:
+            raise AgentError("the machine is closed")
+        return _Seat(machine.start_worker(host), host, machine.references.holder(f"a worker on {host}"))
 
 
 @final

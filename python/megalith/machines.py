@@ -6,29 +6,21 @@ Arrays are plain ``numpy.ndarray``; their bytes lie in the machine's memory, at 
 
 from __future__ import annotations
 
-import atexit
 import os
-import secrets
 import socket
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from megalith import making
-from megalith.available import local_budget
-from megalith.control import Closed, Control, Ended, Full, Lost, Status
-from megalith.exceptions import AgentError, HostsFileError, MegalithError
-from megalith.hostsfile import HOSTS_MAX, Host
+from megalith.exceptions import AgentError
 from megalith.leaks import report
-from megalith.local import LocalHosts
-from megalith.memory import Memory
 from megalith.near import Near
+from megalith.placement import cpus_of
 from megalith.placing import Hands
-from megalith.shared import SharedSpace
-from megalith.sizes import format_size, parse_budget
+from megalith.sizes import format_size
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,52 +31,37 @@ if TYPE_CHECKING:
     from megalith import sync
     from megalith.arrays import Block
     from megalith.executor import Executor, Locality
+    from megalith.keeper import Keeper
     from megalith.located import Located
     from megalith.placement import Threads
     from megalith.placing import Advice
     from megalith.references import References
     from megalith.report import HostFigures
 
-HEARTBEAT_S: Final = 0.5
-LOST_AFTER_S: Final = 3.0
-JOIN_TIMEOUT_S: Final = 5.0
-CLOSE_TIMEOUT_S: Final = LOST_AFTER_S + 2.0
-
 
 @final
 class Machine:
-    """Hosts of this computer as one machine, used from this interpreter; a context manager. Made by :func:`machine`."""
+    """Several hosts as one machine, used from this interpreter; a context manager.
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        control: Control,
-        space: SharedSpace,
-        hosts: Sequence[HostFigures],
-        members: Sequence[Host],
-    ) -> None:
-        self._stack = stack
-        self._control = control
-        self._space = space
-        self._memory = Memory(space)
-        self._figures = tuple(hosts)
-        self._names = tuple(host.name for host in hosts)
-        self._total = sum(host.budget for host in hosts)
-        self._members = tuple(members)
-        self._closed = False
-        self._ended: str | None = None
+    Made by :func:`megalith.machine` and :func:`megalith.connect`. One that nobody refers to any more, nor to any of its
+    arrays, is closed.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._space = keeper.space
+        self._memory = keeper.memory
+        self._members = keeper.place.hosts
+        self._names = tuple(host.name for host in keeper.figures)
+        self._total = sum(host.budget for host in keeper.figures)
         self._hands = Hands(self)
         self.near = Near()
         """Where tasks have used arrays."""
-        self._exiting = False
-        self.executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+        self.executors = keeper.executors
         """Those that have workers of this machine, which end with it."""
         self.joblib_crew: object = None
         """What :mod:`megalith.joblib` keeps from one call to the next."""
-        self._listener = threading.Thread(target=self._listen, name="megalith machine", daemon=True)
-        self._listener.start()
-        atexit.register(self.close)
-        atexit.register(self._exit)  # Goes before.
+        weakref.finalize(self, keeper.abandon).atexit = False
         _opened.add(self)
 
     def __enter__(self) -> Self:
@@ -104,11 +81,12 @@ class Machine:
     def _repr_html_(self) -> str:
         from megalith.notebook import machine_html
 
-        return machine_html(self._title(), () if self._closed else self._figures)
+        return machine_html(self._title(), () if self._keeper.is_asked else self.figures)
 
     def _title(self) -> str:
         arrays = self._memory.count
-        state = "closed" if self._closed else self._ended or f"{arrays} array{'s' * (arrays != 1)}"
+        so_many = f"{arrays} array{'s' * (arrays != 1)}"
+        state = "closed" if self._keeper.is_asked else self._keeper.ended or so_many
         return f"Machine of {len(self._names)} hosts, {format_size(self._total)}: {state}"
 
     @property
@@ -122,6 +100,12 @@ class Machine:
         return {host.name: host.address.rpartition(":")[0].strip("[]") for host in self._members}
 
     @property
+    def cpus(self) -> dict[str, int]:
+        """How many CPUs each host has for workers, by name; hosts of one computer share its CPUs."""
+        counts = cpus_of(self._keeper.opened, one_computer=self._keeper.place.one_computer)
+        return dict(zip(self._names, counts, strict=True))
+
+    @property
     def budget(self) -> int:
         """Bytes that the hosts lend together."""
         return self._total
@@ -129,7 +113,7 @@ class Machine:
     @property
     def figures(self) -> tuple[HostFigures, ...]:
         """What each host had to say of itself in the newest sign of life, home first (docs/control.md)."""
-        return self._figures
+        return self._keeper.figures
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
         """A new array in the machine's memory, in C order; its elements are zeros, as it happens.
@@ -152,7 +136,8 @@ class Machine:
     def full(self, shape: int | Sequence[int], fill_value: object, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """As :func:`numpy.full`, in the machine's memory; raises as :meth:`empty`.
 
-        >>> with machine(hosts=1, memory_per_host="32M") as m:
+        >>> import megalith
+        >>> with megalith.machine(hosts=1, memory_per_host="32M") as m:
         ...     print(m.full((2, 3), 7))
         [[7 7 7]
          [7 7 7]]
@@ -236,7 +221,8 @@ class Machine:
 
         Raises AgentError if the machine is closed or has ended, and as :class:`megalith.executor.Executor`.
 
-        >>> with machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+        >>> import megalith
+        >>> with megalith.machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
         ...     a = m.array([[3, 1, 2], [5, 6, 4]])
         ...     list(executor.map(lambda row: row.sort(), a))
         ...     print(a.tolist())
@@ -262,7 +248,8 @@ class Machine:
 
         This and the next seven raise as :meth:`empty`, and ValueError for numbers that :mod:`threading` refuses.
 
-        >>> with machine(hosts=1, memory_per_host="32M") as m:
+        >>> import megalith
+        >>> with megalith.machine(hosts=1, memory_per_host="32M") as m:
         ...     lock = m.Lock()
         ...     with lock:
         ...         print(lock.locked(), lock.acquire(blocking=False))
@@ -313,7 +300,8 @@ class Machine:
     def Counter(self, value: int = 0) -> sync.Counter:  # noqa: N802
         """A new number that all add to atomically: ``counter.add(n)``, ``next(counter)``, ``counter.value``.
 
-        >>> with machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
+        >>> import megalith
+        >>> with megalith.machine(hosts=2, memory_per_host="32M") as m, m.executor() as executor:
         ...     counter = m.Counter()
         ...     print(sorted(executor.map(next, [counter] * 4)), counter.value)
         [0, 1, 2, 3] 4
@@ -366,7 +354,8 @@ class Machine:
             HostLost, MemoryExhausted: the program was killed for it.
             AgentError: it could not be started; the machine is closed or has ended.
 
-        >>> with machine(hosts=2, memory_per_host="32M") as m:
+        >>> import megalith
+        >>> with megalith.machine(hosts=2, memory_per_host="32M") as m:
         ...     m.run(["tr", "a-z", "A-Z"], input="whole", capture_output=True, text=True).stdout
         'WHOLE'
         """
@@ -394,23 +383,12 @@ class Machine:
     def close(self) -> None:
         """Ends the machine, once. Arrays that are still referred to cannot be touched any more: that is SIGBUS.
 
-        If there are any, a ResourceWarning says how many and where they were made; not at the interpreter's exit.
+        If there are any, a ResourceWarning says how many and where they were made; not at the interpreter's exit. ^C
+        meanwhile is raised when all is done.
         """
-        if self._closed:
-            return
-        self._closed = True
-        _opened.discard(self)
-        atexit.unregister(self.close)
-        atexit.unregister(self._exit)
-        for executor in list(self.executors):
-            executor.kill_workers()
-        try:
-            self._control.close()
-            self._listener.join(CLOSE_TIMEOUT_S)
-        finally:
-            self._memory.end()
-            self._stack.close()
-        if not self._exiting:
+        is_first = not self._keeper.is_asked
+        self._keeper.end()
+        if is_first:
             report(self._memory.blocks)
 
     @property
@@ -418,44 +396,12 @@ class Machine:
         """What its workers refer to."""
         return self._memory.references
 
-    def _exit(self) -> None:
-        """At the interpreter's exit, where whatever is global still refers to arrays."""
-        self._exiting = True
-
     def _allocate(self, length: int) -> Block:
         self._check()
         return self._memory.block(length)
 
     def _check(self) -> None:
-        if self._closed:
-            raise AgentError("the machine is closed")
-        if self._ended is not None:
-            raise AgentError(f"the machine has ended: {self._ended}")
-
-    def _listen(self) -> None:
-        """Hears how the machine ends. Nobody is interrupted: who touches its memory then finds out."""
-        while True:
-            heard = False
-            for event in self._control.wait(LOST_AFTER_S):
-                heard = True
-                match event:
-                    case Closed():
-                        return
-                    case Lost(host, detail):
-                        self._ended = self._ended or f"host {host} was lost: {detail}"
-                    case Full():
-                        self._ended = self._ended or "memory exhausted; give each host more with memory_per_host"
-                    case Ended():
-                        self._ended = self._ended or "the home host's agent has ended"
-                        return
-                    case Status(hosts):
-                        self._figures = hosts
-                    case _:
-                        pass
-            if not heard:
-                after = f"{LOST_AFTER_S:g} s"
-                self._ended = self._ended or f"the home host's agent has given no sign of life for {after}"
-                return
+        self._keeper.check()
 
 
 _opened: Final[weakref.WeakSet[Machine]] = weakref.WeakSet()
@@ -465,56 +411,6 @@ _opened: Final[weakref.WeakSet[Machine]] = weakref.WeakSet()
 def opened() -> Machine:
     """The machine that is open in this process. Raises AgentError if none is."""
     for found in _opened:
-        return found
+        if not found._keeper.is_asked:
+            return found
     raise AgentError("no machine is open in this process; make one first: with megalith.machine(hosts=…) as m")
-
-
-def machine(*, hosts: int = 1, memory_per_host: str | int | None = None) -> Machine:
-    """Makes a machine of ``hosts`` hosts on this computer, for this interpreter.
-
-    Args:
-        hosts: how many.
-        memory_per_host: what each lends, such as ``"2G"`` or a number of bytes (default: a fair share of what is
-            available).
-
-    Raises:
-        HostsFileError: not that many are possible.
-        SizeError: for a size that is none.
-        PermissionMissing: this user may make no userfaultfd.
-        AgentError: the agents cannot be started; or arrays of an earlier machine are still referred to.
-
-    >>> with machine(hosts=3, memory_per_host="32M") as m:
-    ...     a = m.zeros(5_000_000)  # 38 MiB: more than any of them has
-    ...     a[:] = 2
-    ...     print(m.hosts, a.sum())
-    ('host1', 'host2', 'host3') 10000000.0
-    """
-    if not 1 <= hosts <= HOSTS_MAX:
-        raise HostsFileError(f"{hosts} hosts on this computer: between 1 and {HOSTS_MAX} are possible")
-    budget = parse_budget(local_budget(hosts) if memory_per_host is None else memory_per_host)
-    with ExitStack() as stack:
-        local = stack.enter_context(LocalHosts(hosts, budget))
-        try:
-            control = stack.enter_context(Control.connect(local.home_directory / "control.sock"))
-        except OSError as error:
-            raise AgentError(f"the home agent cannot be reached: {error.strerror}") from None
-        machine_id = secrets.token_hex(8)
-        opened = control.open(
-            machine=machine_id,
-            members=local.members,
-            heartbeat_s=HEARTBEAT_S,
-            lost_after_s=LOST_AFTER_S,
-            join_timeout_s=JOIN_TIMEOUT_S,
-        )
-        number = control.share()
-        space = SharedSpace.take(local.home_directory / "client.sock", machine=machine_id, space=number)
-        stack.callback(_close_quietly, control)
-        members = [Host(host.name, host.address, None, local.directory / host.name) for host in local.members]
-        return Machine(stack.pop_all(), control, space, opened.hosts, members)
-    raise AssertionError("not reached")
-
-
-def _close_quietly(control: Control) -> None:
-    """If the machine was not closed in order, it is now."""
-    with suppress(MegalithError):
-        control.close()

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any, final
 
 from megalith.arena import Arena, whole_pages
@@ -25,7 +26,8 @@ class Memory:
         self._returned: deque[tuple[int, int]] = deque()
         """Ranges that are free. A finalizer may run in the middle of anything, even :meth:`block`: it takes no lock."""
         self._blocks: set[weakref.finalize[..., Any]] = set()
-        self.closing = False
+        self._closing = False
+        self._on_empty: Callable[[], None] | None = None
         self.references = References(self.block, find)
         """Those that workers hold."""
 
@@ -55,26 +57,34 @@ class Memory:
             self._space.discard(address, size)
         except OSError:
             # The machine has ended: the addresses are nobody's any more.
-            if self.closing:
-                self.release()
-            return
-        self._returned.append((address, size))
+            if self._closing:
+                self._release()
+        else:
+            self._returned.append((address, size))
+        if (act := self._on_empty) is not None and not self.count:
+            act()
 
     @property
     def blocks(self) -> list[Block]:
         """Those in use."""
         return [found[0] for finalizer in tuple(self._blocks) if (found := finalizer.peek()) is not None]
 
-    def end(self) -> None:
-        """The machine has ended, and its workers."""
+    def when_empty(self, act: Callable[[], None]) -> None:
+        """``act`` is called, perhaps at once, when no array has any of it; in whatever thread, and perhaps again."""
+        self._on_empty = act
+        if not self.count:
+            act()
+
+    def close(self) -> None:
+        """The machine and its workers have ended: addresses are given back once no array is left that points there."""
+        self._on_empty = None
         self.references.drop()
         if self.count:
             # Those that only a cycle refers to, such as a traceback's.
             gc.collect()
-        self.closing = True
-        self.release()
+        self._closing = True
+        self._release()
 
-    def release(self) -> None:
-        """Gives the addresses back once no array is left that points there."""
+    def _release(self) -> None:
         if not self.count:
             self._space.close()

@@ -75,7 +75,7 @@ def arrange(
         if threads == "auto":
             return _at_home("auto", f"threads stay on {home}: {unknown}")
         raise AgentError(f"{unknown}; threads can only stay at home")
-    cpus = _cpus(hosts, one_computer=one_computer)
+    cpus = cpus_of(hosts, one_computer=one_computer)
     if sum(cpus) > CPUS_MAX:
         many = f"the hosts have {sum(cpus)} CPUs, and threads are spread over {CPUS_MAX} at most"
         if threads == "auto":
@@ -121,7 +121,8 @@ def _at_home(threads: Threads, why: str) -> Placement:
     return Placement(threads, (), (), why)
 
 
-def _cpus(hosts: Sequence[HostFigures], *, one_computer: bool) -> tuple[int, ...]:
+def cpus_of(hosts: Sequence[HostFigures], *, one_computer: bool) -> tuple[int, ...]:
+    """The CPUs of each host, as it says itself (one, if it does not), or its share of the computer's."""
     found = [host.cpus or 1 for host in hosts]
     return shares(found[HOME], len(hosts)) if one_computer else tuple(found)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
@@ -36,9 +37,15 @@ class Hands:
     """The hands of one machine. For any thread."""
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        self._found = weakref.ref(machine)  # It has us.
         self._workers: dict[str, OneWorker] = {}
         self._lock = threading.Lock()
+
+    @property
+    def _machine(self) -> Machine:
+        found = self._found()
+        assert found is not None, "it is the machine that asks"
+        return found
 
     def _hand(self, host: str) -> OneWorker:
         with self._lock:

@@ -32,6 +32,7 @@ from pickle import UnpicklingError
 from typing import Any, Final, TypeAlias, final
 
 from megalith.backlog import Backlog
+from megalith.bell import Bell
 from megalith.broken import WorkerLost
 from megalith.chunks import run_chunk
 from megalith.exceptions import ProtocolError
@@ -66,24 +67,6 @@ _LOGGER = logging.getLogger("concurrent.futures")
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exit = threading.Event()
 """The interpreter is about to end."""
-
-
-@final
-class Bell:
-    """Wakes the thread. Its descriptor is closed with its last reference, so whoever rings it rings no other's."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def ring(self) -> None:
-        os.eventfd_write(self.fd, 1)
-
-    def hush(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
 
 @dataclass(slots=True, eq=False)
@@ -684,7 +667,9 @@ def _settle(future: Future[Any], *, result: Any = None, error: BaseException | N
 
 
 def close_all() -> None:
-    """At the interpreter's exit: what was submitted is done, then all workers end."""
+    """At the interpreter's exit: what was submitted is done, then all workers end. Once: ^C has it wait no longer."""
+    if _exit.is_set():
+        return
     _exit.set()
     pools = list(_pools)
     for pool in pools:

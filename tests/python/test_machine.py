@@ -130,7 +130,7 @@ def test_nothing_is_left_behind_at_exit() -> None:
         import megalith
         machine = megalith.machine(hosts=2, memory_per_host="32M")
         machine.full(1000, 1)
-        print(machine._stack is not None)
+        print(machine)
     """)
     assert (ended.returncode, ended.stderr) == (0, "")
 

@@ -30,6 +30,7 @@ def test_the_public_names_are_these() -> None:
         "Report",
         "SizeError",
         "__version__",
+        "connect",
         "current_machine",
         "machine",
         "progress",
