@@ -34,6 +34,7 @@ CLASSIFIERS = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
     "ISC License (ISCL)": "ISC",
+    "Apache 2.0": "Apache-2.0",
 }
 STALE_DAYS = 30
 
@@ -96,7 +97,8 @@ def licenses(metadata: dict[str, list[str]]) -> set[str]:
     marks = [mark.rsplit(" :: ", 1)[-1] for mark in metadata.get("Classifier", []) if mark.startswith("License ::")]
     if named := {CLASSIFIERS.get(mark, mark) for mark in marks if mark != "OSI Approved"}:
         return named
-    return {word.splitlines()[0] for word in metadata.get("License", []) if word}
+    words = [word.splitlines()[0] for word in metadata.get("License", []) if word]
+    return {CLASSIFIERS.get(word, word) for word in words}
 
 
 def needed(roots: list[str]) -> dict[str, Distribution]:
