@@ -140,7 +140,7 @@ pub struct Uffd {
     id: ClientId,
     process: Process,
     /// Its walks through pages that it does not see yet and that are here.
-    shown: Mutex<Streams>,
+    shown: Box<Mutex<Streams>>,
 }
 
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl Uffd {
 
     fn of(process: Process) -> Self {
         let id = ClientId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { id, process, shown: Mutex::new(Streams::shown()) }
+        Self { id, process, shown: Box::new(Mutex::new(Streams::shown())) }
     }
 
     /// The client's name.
