@@ -129,6 +129,38 @@ class Attachment:
     def close(self) -> None:
         """Unmaps the space, once. Whoever touches it then, through an array say, gets SIGSEGV."""
 
+@final
+class NumpyHeap:
+    """Memory of a shared space for numpy's arrays: an allocator that numpy can be given (NEP 49).
+
+    Args:
+        attachment: the space, mapped in this process.
+        start: first of the heap's addresses, which are nobody else's and untouched.
+        length: how many. Both are multiples of 2 MiB, ``length`` is eight of these at least.
+        kept_max: bytes of memory that may stay on the hosts though no array has them, because the next one will.
+
+    Raises ValueError for another range. Arrays keep what they need of it; any thread may free them.
+    """
+
+    def __new__(cls, attachment: Attachment, start: int, length: int, kept_max: int) -> NumpyHeap: ...
+    @property
+    def handler(self) -> object:
+        """What :func:`set_numpy_handler` takes: a capsule named ``mem_handler``."""
+    @property
+    def blocks(self) -> int:
+        """How many blocks arrays have."""
+    def close(self) -> bool:
+        """From now on numpy gets no memory here, which it raises as MemoryError; whether no array has any."""
+    def inherit(self) -> None:
+        """In a child of the process: its arrays are its parent's, and nothing is done for them here."""
+
+def set_numpy_handler(handler: object, /) -> object:
+    """Makes numpy's arrays, from now on and in this context, come from a handler; ``None`` is numpy's own.
+
+    Returns the handler before. Raises ImportError if there is no numpy or it is older than 1.22, ValueError for what
+    is no handler.
+    """
+
 def say_when_touched() -> None:
     """From now on this process says in one line why it dies when it touches the space of a machine that has ended."""
 

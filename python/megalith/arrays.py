@@ -11,7 +11,7 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any, Final, final
 
-from megalith import link, pickling
+from megalith import link, numpy_heap, pickling
 from megalith.exceptions import AgentError
 from megalith.references import note
 from megalith.shared import SharedSpace
@@ -27,7 +27,7 @@ class Block:
     """Bytes of the space, as numpy asks for them. Arrays keep it alive."""
 
     # Slots: of what has a dictionary, tracemalloc does not find the traceback in Python 3.11.
-    __slots__ = ("__array_interface__", "__weakref__", "address", "length", "made_by", "serial")
+    __slots__ = ("__array_interface__", "__weakref__", "address", "length", "made_by", "owner", "serial")
 
     def __init__(self, address: int, length: int, serial: int | None = None) -> None:
         self.address = address
@@ -36,11 +36,14 @@ class Block:
         """Tells it from one that has been here before."""
         self.made_by: str | None = None
         """At home: the worker that asked for it, where one did."""
+        self.owner: object = None
+        """At home: who keeps the bytes, if it is not this that does."""
         self.__array_interface__ = {"shape": (length,), "typestr": "|u1", "data": (address, False), "version": 3}
 
 
-_given_out: Final[weakref.WeakValueDictionary[int, Block]] = weakref.WeakValueDictionary()
-"""At home: the blocks in use, by their serial numbers."""
+_given_out: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
+"""At home: the blocks in use, by their serial numbers; and arrays whose bytes numpy itself has allocated, if they have
+travelled."""
 
 
 def give_out(block: Block) -> None:
@@ -50,7 +53,10 @@ def give_out(block: Block) -> None:
 
 def find(serial: int) -> Block | None:
     """At home: the block of that number, if anybody refers to it still."""
-    return _given_out.get(serial)
+    found: Any = _given_out.get(serial)
+    if found is None or type(found) is Block:
+        return found
+    return _kept_by(found, found.__array_interface__["data"][0], found.nbytes, serial)
 
 
 def by_address(array: NDArray[Any]) -> Any:
@@ -58,6 +64,8 @@ def by_address(array: NDArray[Any]) -> Any:
     block: Any = array.base
     while block is not None and type(block) is not Block:
         block = getattr(block, "base", None)
+    if block is None:
+        block = _block_of_owner(array)
     if block is None:
         return NotImplemented
     note(block)
@@ -85,6 +93,37 @@ def array_at(
     array: NDArray[Any] = numpy.ndarray(shape, dtype, buffer=raw, offset=offset, strides=strides)
     array.flags.writeable = writeable
     return array
+
+
+def _block_of_owner(array: NDArray[Any]) -> Block | None:
+    """At home: what an array has that numpy allocated in the machine's memory, by itself or as a view."""
+    owner: Any = numpy_heap.owner_of(array)
+    if owner is None:
+        return None
+    place = owner.__array_interface__["data"][0], owner.nbytes
+    known = _travelled.get(id(owner))
+    if known is None or known[0]() is not owner or known[1][:2] != place:
+        serial = next(_serials)
+        known = _travelled[id(owner)] = weakref.ref(owner, functools.partial(_forget, id(owner))), (*place, serial)
+        _given_out[serial] = owner
+    return _kept_by(owner, *known[1])
+
+
+def _kept_by(owner: NDArray[Any], address: int, length: int, serial: int) -> Block:
+    """The block of bytes that numpy has allocated for an array."""
+    block = Block(address, length, serial)
+    block.owner = owner
+    return block
+
+
+_travelled: Final[dict[int, tuple[weakref.ref[Any], tuple[int, int, int]]]] = {}
+"""At home: what has been said of arrays whose bytes numpy itself has allocated, by their ids."""
+
+
+def _forget(key: int, gone: weakref.ref[Any]) -> None:
+    known = _travelled.get(key)
+    if known is not None and known[0] is gone:
+        del _travelled[key]
 
 
 def _block(place: tuple[int, int, int]) -> Block:

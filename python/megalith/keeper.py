@@ -117,6 +117,11 @@ class Keeper:
         if not self._asked:
             self.memory.when_empty(self.ask_end)
 
+    def notice(self) -> None:
+        """See :meth:`megalith.memory.Memory.notice`."""
+        if self._opened.is_set and self._failure is None and hasattr(self, "memory"):
+            self.memory.notice()
+
     @property
     def is_asked(self) -> bool:
         """Whether it is closed, or about to be."""
@@ -280,6 +285,8 @@ def _await_others() -> None:
     """A machine that nobody has any more may be ending just now; a process has one at a time."""
     if _keepers:
         gc.collect()
+    for keeper in list(_keepers):
+        keeper.notice()
     for keeper in [keeper for keeper in _keepers if keeper.is_asked]:
         keeper.end()
 

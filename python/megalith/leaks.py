@@ -22,21 +22,32 @@ _NAMED_MAX: Final = 3
 _PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 
-def report(blocks: Sequence[Block]) -> None:
-    """Warns of blocks that are still referred to, in one warning; of none, nothing."""
+def report(blocks: Sequence[Block], numpy_arrays: int) -> None:
+    """Warns of blocks that are still referred to, and of arrays of ``m.memory()``, a line each; of none, nothing."""
+    if numpy_arrays:
+        _warn(
+            f"a machine is closed while {_so_many(numpy_arrays)} referred to that numpy made in m.memory(), which must "
+            "not be touched any more"
+        )
     if not blocks:
         return
     largest = nlargest(_NAMED_MAX, blocks, key=lambda block: block.length)
     named = ", ".join(format_size(block.length) + _origin(block) for block in largest)
-    what = "1 array is" if len(blocks) == 1 else f"{len(blocks)} arrays are"
     hint = "" if tracemalloc.is_tracing() else "; python -X tracemalloc=20 shows where each was made"
-    warnings.warn(
-        f"a machine is closed while {what} referred to ({format_size(sum(block.length for block in blocks))}), which "
-        f"must not be touched any more; the largest: {named}{hint}",
-        ResourceWarning,
-        # Not with its source: who records the warning would keep the array.
-        stacklevel=_depth_of_user(),
+    total = format_size(sum(block.length for block in blocks))
+    _warn(
+        f"a machine is closed while {_so_many(len(blocks))} referred to ({total}), which must not be touched any more; "
+        f"the largest: {named}{hint}"
     )
+
+
+def _so_many(arrays: int) -> str:
+    return "1 array is" if arrays == 1 else f"{arrays} arrays are"
+
+
+def _warn(line: str) -> None:
+    # Not with its source: who records the warning would keep the array.
+    warnings.warn(line, ResourceWarning, stacklevel=_depth_of_user())
 
 
 def _origin(block: Block) -> str:

@@ -202,6 +202,56 @@ class Machine:
         self._check()
         self._hands.advise(array, advice)
 
+    def memory(self) -> AbstractContextManager[None]:
+        """``with m.memory():`` what numpy allocates inside, in whatever call, lies in the machine's memory.
+
+        Of this thread or task alone (it is a context variable). The arrays are plain ones and outlive the ``with``:
+        each is freed with its last reference. They travel to workers as those of :meth:`empty` do.
+
+        Raises:
+            ImportError: numpy is not installed, or is older than 1.22.
+            MemoryError: the addresses are used up.
+            AgentError: the machine is closed, or has ended. Inside the ``with``, that is numpy's MemoryError.
+        """
+        self._check()
+        return self._memory.heap(self.figures[0].budget // 8).used()
+
+    def load(self, file: str | os.PathLike[str], *, max_header_size: int = 10_000) -> Any:
+        """As :func:`numpy.load`, read straight into the machine's memory: an array from a ``.npy`` file.
+
+        From a ``.npz`` file, a dictionary of all its arrays. Files of pickles, and arrays of objects, are refused.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError, EOFError: as :func:`numpy.load` with ``allow_pickle=False``.
+            ImportError, MemoryError, AgentError: as :meth:`empty`.
+        """
+        from megalith.files import load
+
+        self._check()
+        return load(self, file, max_header_size)
+
+    def fromfile(
+        self, file: str | os.PathLike[str], dtype: DTypeLike = float, count: int = -1, *, offset: int = 0
+    ) -> NDArray[Any]:
+        """As :func:`numpy.fromfile` of a binary file, read straight into the machine's memory.
+
+        ``count`` elements from byte ``offset`` on, or as many as there are, if they are fewer or ``count`` is -1.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: for a ``dtype`` of objects, or whose elements have no bytes.
+            ImportError, MemoryError, AgentError: as :meth:`empty`.
+        """
+        from megalith.files import fromfile
+
+        self._check()
+        return fromfile(self, file, dtype, count, offset)
+
+    def check(self) -> None:
+        """Raises AgentError if the machine is closed, or has ended."""
+        self._check()
+
     def executor(
         self,
         max_workers: int | None = None,
@@ -389,7 +439,7 @@ class Machine:
         is_first = not self._keeper.is_asked
         self._keeper.end()
         if is_first:
-            report(self._memory.blocks)
+            report(self._memory.blocks, self._memory.numpy_arrays)
 
     @property
     def references(self) -> References:

@@ -7,12 +7,16 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Final, final
 
 from megalith.arena import Arena, whole_pages
 from megalith.arrays import Block, find, give_out
+from megalith.numpy_heap import NumpyHeap
 from megalith.references import References
 from megalith.shared import SharedSpace
+
+_outliving: Final[set[Memory]] = set()
+"""Those that numpy has allocated from, until they are closed: its arrays keep the mapping, and know of nothing else."""
 
 
 @final
@@ -26,6 +30,7 @@ class Memory:
         self._returned: deque[tuple[int, int]] = deque()
         """Ranges that are free. A finalizer may run in the middle of anything, even :meth:`block`: it takes no lock."""
         self._blocks: set[weakref.finalize[..., Any]] = set()
+        self._heap: NumpyHeap | None = None
         self._closing = False
         self._on_empty: Callable[[], None] | None = None
         self.references = References(self.block, find)
@@ -34,7 +39,20 @@ class Memory:
     @property
     def count(self) -> int:
         """Blocks in use."""
-        return sum(finalizer.alive for finalizer in tuple(self._blocks))
+        return sum(finalizer.alive for finalizer in tuple(self._blocks)) + self.numpy_arrays
+
+    def heap(self, kept_max: int) -> NumpyHeap:
+        """Where numpy's own allocations come from, made when first asked for. Half of the addresses are its own.
+
+        ``kept_max``: see :class:`megalith.numpy_heap.NumpyHeap`. Raises MemoryError if they are not free.
+        """
+        with self._lock:
+            if self._heap is None:
+                length = self._space.size // 2
+                self._heap = NumpyHeap(self._space, self._arena.take(length), length, kept_max)
+                self._space.when_wanted = self.notice
+                _outliving.add(self)
+            return self._heap
 
     def block(self, length: int) -> Block:
         """New bytes. They are freed when no array has them any more."""
@@ -66,14 +84,25 @@ class Memory:
 
     @property
     def blocks(self) -> list[Block]:
-        """Those in use."""
+        """Those in use that numpy has not allocated itself."""
         return [found[0] for finalizer in tuple(self._blocks) if (found := finalizer.peek()) is not None]
+
+    @property
+    def numpy_arrays(self) -> int:
+        """How many arrays there are that numpy has allocated itself."""
+        return self._heap.blocks if self._heap else 0
 
     def when_empty(self, act: Callable[[], None]) -> None:
         """``act`` is called, perhaps at once, when no array has any of it; in whatever thread, and perhaps again."""
         self._on_empty = act
-        if not self.count:
+        self.notice()
+
+    def notice(self) -> None:
+        """Sees whether the last array has gone: those that numpy has allocated itself say nothing when they go."""
+        if (act := self._on_empty) is not None and not self.count:
             act()
+        if self._closing:
+            self._release()
 
     def close(self) -> None:
         """The machine and its workers have ended: addresses are given back once no array is left that points there."""
@@ -86,5 +115,8 @@ class Memory:
         self._release()
 
     def _release(self) -> None:
+        if self._heap is not None:
+            self._heap.close()
         if not self.count:
             self._space.close()
+            _outliving.discard(self)

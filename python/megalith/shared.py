@@ -12,6 +12,7 @@ import gc
 import os
 import socket
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, final
@@ -32,6 +33,10 @@ class SharedSpace:
     def __init__(self, attachment: _core.Attachment) -> None:
         self._attachment = attachment
         self._closed = False
+        self.when_wanted: Callable[[], object] | None = None
+        """Called before this process is refused another space because it has this one: it may be closed by now."""
+        self.when_inherited: Callable[[], object] | None = None
+        """Called in a child, which has not the memory."""
         _spaces.add(self)
 
     @classmethod
@@ -46,6 +51,9 @@ class SharedSpace:
         if any(space.is_mapped for space in _spaces):
             # Arrays that only a cycle refers to, such as a traceback's.
             gc.collect()
+            for other in tuple(_spaces):
+                if other.is_mapped and other.when_wanted is not None:
+                    other.when_wanted()
         if any(space.is_mapped for space in _spaces):
             raise AgentError(
                 "a process uses one machine at a time: close the other, and let go of the arrays that were in it"
@@ -187,6 +195,8 @@ def _workers_space() -> SharedSpace:
 def _after_fork() -> None:
     """A child has copies of the descriptors and no memory: it lets them go, so that nobody takes it for its parent."""
     for space in list(_spaces):
+        if space.when_inherited is not None:
+            space.when_inherited()
         space.close()
 
 

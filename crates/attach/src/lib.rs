@@ -9,6 +9,7 @@
 //! | `socket.rs` | packets to and from the agent |
 //! | `memory.rs` | the userfaultfd and the mapping |
 //! | `word.rs` | atomic operations on its memory |
+//! | `space_heap.rs` | blocks of its memory for who allocates often: numpy |
 //! | `watch.rs` | the end of the space: the thread that hears of it, and the line that a process says when it touches it then |
 //!
 //! Invariants:
@@ -19,6 +20,7 @@
 
 mod memory;
 mod socket;
+mod space_heap;
 mod watch;
 mod word;
 
@@ -35,6 +37,7 @@ use client::{HELD_BYTES_MAX, Op, PAGE_BYTES, SHARED_BYTES, SHARED_START};
 
 use memory::{Mapping, Range};
 use socket::Socket;
+pub use space_heap::SpaceHeap;
 use watch::Watch;
 pub use watch::say_when_touched;
 

@@ -5,6 +5,7 @@
 
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use attach::AttachError;
 use pyo3::exceptions::{PyOSError, PyPermissionError, PyValueError};
@@ -14,7 +15,7 @@ use pyo3::types::PyBytes;
 /// See the stub.
 #[pyclass(frozen, module = "megalith._core")]
 pub struct Attachment {
-    inner: attach::Attachment,
+    pub(crate) inner: Arc<attach::Attachment>,
 }
 
 #[pymethods]
@@ -24,7 +25,7 @@ impl Attachment {
         let machine = u64::from_str_radix(machine, 16)
             .map_err(|_| PyValueError::new_err("a machine's id is hexadecimal digits"))?;
         let opened = py.detach(|| attach::Attachment::open(&client_socket, machine, number));
-        opened.map(|inner| Self { inner }).map_err(|error| match error {
+        opened.map(|inner| Self { inner: Arc::new(inner) }).map_err(|error| match error {
             AttachError::Userfaultfd(_) => PyPermissionError::new_err(error.to_string()),
             _ => PyOSError::new_err(error.to_string()),
         })

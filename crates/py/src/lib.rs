@@ -1,6 +1,7 @@
 //! `megalith._core`: what Python needs of the Rust side. No logic here.
 
 mod attachment;
+mod numpy;
 mod probe;
 
 use std::os::fd::BorrowedFd;
@@ -21,6 +22,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(probe_userfaultfd, module)?)?;
     module.add_function(wrap_pyfunction!(attachment::say_when_touched, module)?)?;
     module.add_class::<attachment::Attachment>()?;
+    module.add_class::<numpy::NumpyHeap>()?;
+    module.add_function(wrap_pyfunction!(numpy::set_numpy_handler, module)?)?;
     Ok(())
 }
 
