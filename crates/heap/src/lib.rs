@@ -21,6 +21,8 @@
 //! - a block that is said to be zeros is clean: nobody has had its bytes since they were given back;
 //! - what is kept is no more than the limit after every step.
 
+#![forbid(unsafe_code)]
+
 mod classes;
 mod slabs;
 mod spans;

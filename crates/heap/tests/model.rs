@@ -7,8 +7,8 @@ use megalith_heap::{ALIGNMENT, Heap, NotGivenOut, PAGE_BYTES, REGION_BYTES};
 
 const START: u64 = 64 * REGION_BYTES;
 const BYTES: u64 = 64 * REGION_BYTES;
-const STEPS: usize = if cfg!(miri) { 300 } else { 8_000 };
-const SEEDS: u64 = if cfg!(miri) { 2 } else { 8 };
+const STEPS: usize = 8_000;
+const SEEDS: u64 = 8;
 const BLOCKS_MAX: usize = 600;
 
 /// splitmix64.
@@ -227,14 +227,11 @@ fn lives() {
         all.refused += seen.refused;
     }
     println!("{all:?}");
-    if !cfg!(miri) {
-        let Seen { zeros, old, discards, extended, refused } = all;
-        for (what, count) in [(zeros, "zeros"), (old, "old"), (discards, "discards"), (extended, "extended")]
-        {
-            assert!(what > 10, "too few {count}: {what}");
-        }
-        assert!(refused > 0, "it was never full");
+    let Seen { zeros, old, discards, extended, refused } = all;
+    for (what, count) in [(zeros, "zeros"), (old, "old"), (discards, "discards"), (extended, "extended")] {
+        assert!(what > 10, "too few {count}: {what}");
     }
+    assert!(refused > 0, "it was never full");
 }
 
 /// Small blocks share pages: a byte that somebody has had is never said to be zeros.
@@ -245,7 +242,7 @@ fn small_blocks_that_are_zeros_are_new() {
     let mut had = vec![false; (BYTES / 8) as usize];
     let mut live: Vec<(u64, u64)> = Vec::new();
     let (mut fresh, mut old) = (0, 0);
-    for _ in 0..if cfg!(miri) { 300 } else { 30_000 } {
+    for _ in 0..30_000 {
         if dice.below(2) == 0 && live.len() < 400 {
             let block = heap.take(1 + dice.below(3000), true).unwrap();
             let bytes = heap.length(block.address).unwrap();

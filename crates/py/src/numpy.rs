@@ -99,8 +99,13 @@ impl NumpyHeap {
 pub fn set_numpy_handler(py: Python<'_>, handler: Option<Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
     let set = set_handler(py)?;
     let new = handler.as_ref().map_or(ptr::null_mut(), Bound::as_ptr);
-    // SAFETY: the GIL is held; `new` is null or an object, which numpy takes a reference to if it is a handler and refuses if not. The result is a new
-    // reference, or null with an exception set.
+    // Not every numpy looks.
+    // SAFETY: the GIL is held; `new` is an object there.
+    if !new.is_null() && unsafe { ffi::PyCapsule_IsValid(new, CAPSULE_NAME.as_ptr()) } == 0 {
+        return Err(PyValueError::new_err("a handler of numpy's memory is a capsule named mem_handler"));
+    }
+    // SAFETY: the GIL is held; `new` is null or a handler, to which numpy takes a reference. The result is a new one, or null with an exception
+    // set.
     unsafe { Bound::from_owned_ptr_or_err(py, set(new)) }.map(Bound::unbind)
 }
 
