@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final
+
+from megalith.exceptions import AgentError
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -51,7 +54,7 @@ def fromfile(machine: Machine, path: str | os.PathLike[str], dtype: DTypeLike, c
             raise ValueError(f"{os.fspath(path)} ends at byte {length}, before {offset=}")
         available = max(0, length - offset) // kind.itemsize
         array = machine.empty(available if count < 0 else min(count, available), kind)
-        read = _fill(machine, file, array)
+        read = _fill(file, array)
     # A file may become shorter while it is read.
     return array[: read // kind.itemsize]
 
@@ -80,7 +83,7 @@ def _read(machine: Machine, file: IO[bytes], max_header_size: int) -> NDArray[An
     if kind.hasobject:
         raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
     array = machine.empty(shape[::-1] if fortran else shape, kind)
-    read = _fill(machine, file, array)
+    read = _fill(file, array)
     if read < array.nbytes:
         raise ValueError(
             f"Failed to read all data for array. Expected {shape} = {array.size} elements, could only read "
@@ -103,7 +106,7 @@ def _header(file: IO[bytes], version: tuple[int, int], max_header_size: int) -> 
     return newest
 
 
-def _fill(machine: Machine, file: IO[bytes], array: NDArray[Any]) -> int:
+def _fill(file: IO[bytes], array: NDArray[Any]) -> int:
     """Reads an array's bytes, as far as there are any: how many."""
     if not array.nbytes:
         return 0
@@ -114,10 +117,11 @@ def _fill(machine: Machine, file: IO[bytes], array: NDArray[Any]) -> int:
     while at < len(room):
         try:
             read = readable.readinto(room[at : at + CHUNK_BYTES])
-        except OSError:
-            # That of memory which has ended says little.
-            machine.check()
-            raise
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            # Memory that has ended. The machine may not have heard why: its next call says it.
+            raise AgentError("the machine has ended while a file was read into its memory") from None
         if not read:
             break
         at += read

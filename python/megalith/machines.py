@@ -248,10 +248,6 @@ class Machine:
         self._check()
         return fromfile(self, file, dtype, count, offset)
 
-    def check(self) -> None:
-        """Raises AgentError if the machine is closed, or has ended."""
-        self._check()
-
     def executor(
         self,
         max_workers: int | None = None,

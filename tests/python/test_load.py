@@ -150,6 +150,25 @@ def test_what_has_no_length_is_refused(machine: megalith.Machine, tmp_path: Path
     writer.join(60)
 
 
+def test_a_machine_that_ends_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "array.npy"
+    numpy.save(path, numpy.arange(5 * MIB))
+    ended = in_another(f"""
+        import megalith, threading, time
+        with megalith.machine(hosts=2, memory_per_host="32M") as machine:
+            machine.load({str(path)!r})
+            thread = threading.Timer(0.2, machine._control.close)
+            thread.start()
+            try:
+                while True:
+                    machine.load({str(path)!r})
+            except megalith.AgentError as error:
+                print("has ended" in str(error))
+            thread.join()
+    """)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
 def test_a_machine_that_is_closed_loads_nothing(tmp_path: Path) -> None:
     numpy.save(tmp_path / "array.npy", numpy.arange(3))
     code = f"""

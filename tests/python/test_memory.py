@@ -304,6 +304,22 @@ def test_a_machine_that_has_ended_by_itself() -> None:
     assert ended.returncode == 0
 
 
+def test_what_numpy_keeps_for_itself_is_not_the_machines() -> None:
+    ended = in_another("""
+        import megalith, numpy
+        with megalith.machine(hosts=1, memory_per_host="32M") as machine:
+            with machine.memory():
+                numpy.random.seed(1)
+                numpy.random.default_rng(1).random(3)
+                numpy.fft.fft(numpy.ones(4))
+                numpy.polynomial.Polynomial([1, 2])(3)
+                numpy.ma.array([1, 2], mask=[0, 1]).sum()
+            print(machine._memory.count)
+        print(numpy.random.random() < 1)
+    """)
+    assert (ended.stdout, ended.stderr) == ("0\nTrue\n", "")
+
+
 def test_what_is_left_at_exit_harms_nobody() -> None:
     ended = in_another("""
         import megalith, numpy
