@@ -83,7 +83,7 @@ pub fn purpose(request: &Request) -> Result<(MachineId, Purpose), Refusal> {
 }
 
 enum Begun {
-    Session(Arc<Machine>, Role, Uffd),
+    Session(Arc<Machine>, Role, Box<Uffd>),
     Steward(Arc<Machine>, SpaceId),
 }
 
@@ -97,7 +97,7 @@ fn begin(
     let (machine, purpose) = purpose(&request)?;
     let machine = find(machine).ok_or((libc::ENOENT, 0))?;
     match (purpose, descriptor) {
-        (Purpose::Session(role), Some(uffd)) => Ok(Begun::Session(machine, role, Uffd::new(uffd))),
+        (Purpose::Session(role), Some(uffd)) => Ok(Begun::Session(machine, role, Box::new(Uffd::new(uffd)))),
         (Purpose::Steward(space), None) => Ok(Begun::Steward(machine, space)),
         _ => Err((libc::EINVAL, 0)),
     }
@@ -108,7 +108,7 @@ fn run(connection: &Arc<Connection>, begun: Begun) -> Result<(), Refusal> {
     match begun {
         Begun::Steward(machine, space) => steward::serve(connection, &machine, space, peer.pid),
         Begun::Session(machine, role, uffd) => {
-            let session = Session::begin(machine, role, peer, uffd, connection)
+            let session = Session::begin(machine, role, peer, *uffd, connection)
                 .map_err(|error| (error.raw_os_error().unwrap_or(libc::EIO), 0))?;
             let reply = Reply { status: 0, values: session.values() };
             if connection.reply(reply, Some(session.memfd().as_fd())).is_ok() {
