@@ -53,11 +53,14 @@ def add_with(lock: Any, number: Any, times: int) -> None:
             number[0] = before + 1
 
 
-def add_to(counter: Any, times: int) -> list[int]:
+def add_to(counter: Any, times: int) -> None:
     for _ in range(times):
         counter.add(3)
         counter.add(-2)
-    return [next(counter) for _ in range(10)]
+
+
+def draw(counter: Any, times: int) -> list[int]:
+    return [next(counter) for _ in range(times)]
 
 
 def enter(semaphore: Any, inside: Any, seen: Any) -> None:
@@ -135,9 +138,11 @@ def test_one_at_a_time(machine: megalith.Machine, executor: Any, kind: str) -> N
 
 def test_a_counter_loses_nothing(machine: megalith.Machine, executor: Any) -> None:
     counter = machine.Counter(-7)
-    drawn = [n for numbers in executor.map(add_to, [counter] * WORKERS, [500] * WORKERS) for n in numbers]
-    assert len(set(drawn)) == WORKERS * 10, "no number twice"
-    assert int(counter) == counter.value == -7 + WORKERS * 510
+    list(executor.map(add_to, [counter] * WORKERS, [500] * WORKERS))
+    assert counter.value == -7 + WORKERS * 500
+    drawn = [n for numbers in executor.map(draw, [counter] * WORKERS, [300] * WORKERS) for n in numbers]
+    assert sorted(drawn) == list(range(-7 + WORKERS * 500, -7 + WORKERS * 800)), "none twice, none left out"
+    assert int(counter) == counter.value == -7 + WORKERS * 800
     counter.value = -(1 << 63)
     assert counter.add(-1) == (1 << 63) - 1, "it wraps around"
 
