@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from megalith.processes import children
+
 MARK = "MEGALITH_TEST_MARK"
 
 
@@ -99,3 +101,8 @@ def end_all(mark: str, seconds: float = 10) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"cannot be killed: {names(pids)}")
         time.sleep(0.02)
+
+
+def agents() -> set[int]:
+    """Agents that this process has started. (It may have others' workers, too: loky keeps its own.)"""
+    return {pid for pid in children(os.getpid()) if any("-m megalith agent" in name for name in names([pid]))}

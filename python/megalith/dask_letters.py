@@ -22,6 +22,8 @@ _posted: Final[deque[tuple[float, int]]] = deque()
 """When each is thrown away, in this order."""
 _lock: Final = threading.Lock()
 _sweeper: Final[list[threading.Thread]] = []
+_hurry: Final = threading.Event()
+"""For the sweeper: there is nothing to wait for."""
 
 
 def write() -> int:
@@ -49,7 +51,10 @@ def discard(number: int) -> None:
 
 def discard_all() -> None:
     """Nobody will open them."""
-    _letters.clear()
+    with _lock:
+        _letters.clear()
+        _posted.clear()
+        _hurry.set()
 
 
 def opened(number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -70,5 +75,7 @@ def _sweep() -> None:
                 _sweeper.clear()
                 return
             due, number = _posted.popleft()
-        time.sleep(max(0.0, due - time.monotonic()))
-        discard(number)
+        if _hurry.wait(max(0.0, due - time.monotonic())):
+            _hurry.clear()
+        else:
+            discard(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
@@ -51,7 +52,8 @@ class NumpyHeap:
         try:
             yield
         finally:
-            _core.set_numpy_handler(before)
+            if not sys.is_finalizing():  # Then there is no numpy any more.
+                _core.set_numpy_handler(before)
 
     def close(self) -> bool:
         """From now on numpy gets nothing here (MemoryError). Whether no array has anything."""

@@ -154,10 +154,11 @@ def test_a_machine_that_ends_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
     numpy.save(path, numpy.arange(5 * MIB))
     ended = in_another(f"""
-        import megalith, threading, time
+        import megalith, os, threading
         with megalith.machine(hosts=2, memory_per_host="32M") as machine:
             machine.load({str(path)!r})
-            thread = threading.Timer(0.2, machine._control.close)
+            agents = machine._keeper.place.local.pids
+            thread = threading.Timer(0.2, lambda: [os.kill(agent, 9) for agent in agents])
             thread.start()
             try:
                 while True:

@@ -21,7 +21,6 @@ import pytest
 import megalith
 import processes
 from megalith.local import LocalHosts
-from megalith.processes import children
 from megalith.sizes import parse_budget
 
 numpy = pytest.importorskip("numpy")
@@ -251,12 +250,12 @@ def test_local_hosts_are_told_to_stop_once() -> None:
 
 def test_several_threads_close_at_once() -> None:
     machine = megalith.machine(hosts=2, memory_per_host="16M")
-    agents = children(os.getpid())
+    before = processes.agents()
     seen: list[bool] = []
 
     def close() -> None:
         machine.close()
-        seen.append(bool(agents & children(os.getpid())))
+        seen.append(bool(before & processes.agents()))
 
     threads = [threading.Thread(target=close) for _ in range(5)]
     for thread in threads:
@@ -277,18 +276,18 @@ def test_a_callback_closes_the_machine() -> None:
 
     machine.executor(1).submit(abs, -1).add_done_callback(close)
     assert closed.wait(WAIT_S)
-    await_that(lambda: not children(os.getpid()))
+    await_that(lambda: not processes.agents())
     await_that(lambda: our_threads() == [])
 
 
 def test_who_lets_go_of_a_machine_closes_it() -> None:
     megalith.machine(hosts=1, memory_per_host="16M")
-    await_that(lambda: not children(os.getpid()))
+    await_that(lambda: not processes.agents())
     machine = megalith.machine(hosts=1, memory_per_host="16M")
     array = machine.full(1000, 7)
     del machine
     gc.collect()
-    assert children(os.getpid()), "its arrays need it"
+    assert processes.agents(), "its arrays need it"
     assert array.sum() == 7000
     view = array[10:20]
     del array
@@ -366,7 +365,7 @@ def test_one_interrupt_at_every_step_of_ours() -> None:
             except KeyboardInterrupt:
                 assert came, "nobody else interrupts"
         gc.collect()
-        await_that(lambda: not children(os.getpid()))
+        await_that(lambda: not processes.agents())
         await_that(lambda: our_threads() == threads)
         await_that(lambda: descriptors() == files)
         if not came:

@@ -169,9 +169,7 @@ def test_local_hosts_say_how_they_died() -> None:
 
 
 def megalith_agents() -> list[int]:
-    from megalith.processes import children
-
-    return sorted(children(os.getpid()))
+    return sorted(processes.agents())
 
 
 def inner(number: int) -> int:

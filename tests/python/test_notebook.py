@@ -163,4 +163,4 @@ def test_a_kernel_that_ends_leaves_nothing_behind(notebook: Notebook, mark: str,
         time.sleep(0.05)
     assert processes.names(sorted(left)) == []
     assert [path for path in scratch.iterdir() if path.name.startswith("megalith")] == []
-    assert notebook.run(MAKE + "print(machine)") == "<Machine of 2 hosts, 64.0 MiB: 1 arrays>\n"
+    assert notebook.run(MAKE + "print(machine)") == "<Machine of 2 hosts, 64.0 MiB: 1 array>\n"
