@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -327,11 +328,20 @@ def test_workers_lead_sessions_of_their_own() -> None:
     assert pid == session != os.getsid(0)
 
 
+def open_files(pid: int) -> list[str]:
+    """What its descriptors are; one that is closed meanwhile is not among them."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(descriptor))
+    return found
+
+
 def test_programs_that_tasks_start_do_not_hold_the_stream() -> None:
     with Executor(1) as executor:
         sleeper = executor.submit(calls.spawn_sleeper).result(30)
         try:
-            streams = [os.readlink(fd) for fd in Path(f"/proc/{sleeper}/fd").iterdir()]
+            streams = open_files(sleeper)
             assert not [name for name in streams if name.startswith("socket:")]
         finally:
             os.kill(sleeper, signal.SIGKILL)

@@ -24,7 +24,7 @@ def test_completed(cli: Cli, tmp_path: Path) -> None:
 import os, megalith
 seen = []
 out = os.open({str(tmp_path / "out")!r}, os.O_WRONLY | os.O_CREAT)
-done = megalith.run(["sh", "-c", "sleep 0.5; echo $V; kill -TERM $$"], hosts=2, memory_per_host="64M",
+done = megalith.run(["sh", "-c", "sleep 1.5; echo $V; kill -TERM $$"], hosts=2, memory_per_host="64M",
                     env={{"V": "7", "PATH": os.environ["PATH"]}}, stdout=out, watch=seen.append)
 print(done.returncode, done.report.exit_code, done.report.ended_by, done.report.memory, bool(seen))
 """
