@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures which lines the tests run: those of Rust by crate, under `cargo test`, and of Python by package, under tests/unit.
+# Measures which lines the tests run: those of Rust by crate, under `cargo test`, and of Python by package, under tests/unit, tests/executors and tests/python (what runs in their own process).
 #
 #   scripts/coverage.sh [rust|python]...      default: both
 #
@@ -45,7 +45,7 @@ measure_rust() {
 }
 
 measure_python() {
-    "$python" -m coverage run --data-file "$OUT/python.data" --source python/megalith -m pytest --quiet tests/unit >"$OUT/python.log" 2>&1
+    "$python" -m coverage run --data-file "$OUT/python.data" --source python/megalith -m pytest --quiet tests/unit tests/executors tests/python >"$OUT/python.log" 2>&1
     local ended=$?
     "$python" -m coverage json --quiet --data-file "$OUT/python.data" -o "$OUT/python.json" || return 1
     table python "$OUT/python.json"

@@ -104,9 +104,19 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+_others: set[threading.Thread] = set()
+"""Of tests before."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
 def our_threads() -> list[str]:
     """Megalith's. Python never forgets one whose start was interrupted before there was a thread; it has no number."""
-    found = [thread for thread in threading.enumerate() if thread.name.startswith("megalith")]
+    found = [thread for thread in set(threading.enumerate()) - _others if thread.name.startswith("megalith")]
     return [thread.name for thread in found if thread.ident is not None]
 
 
